@@ -1,0 +1,210 @@
+"""Kernel SHAP: Shapley values by constrained weighted least squares over sampled coalitions.
+
+This module knows only a value function's values v(S). Which picture or model they come from is `core.attribution_labels`.
+
+Definitions, after Lundberg & Lee (2017) and Covert & Lee (2021). For M players the Shapley values solve
+
+    min_phi  sum_S pi(|S|) (v(S) - v(empty) - sum_{i in S} phi_i)^2     subject to  sum_i phi_i = v(N) - v(empty)
+
+over all coalitions S other than the empty and the grand one, where pi(s) is proportional to the Shapley kernel
+1 / (C(M, s) s (M - s)). The constraint is eliminated (phi_M is expressed by the others), never imposed by a large weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Coalitions = NDArray[np.bool_]
+"""[P, M], True where a player is present."""
+Values = NDArray[np.float64]
+
+ENUMERATION_FACTOR = 10
+"""Sizes 1 and M - 1 are enumerated only from a budget of this many times M: below, too few others would be left."""
+
+
+def kernel_size_distribution(num_players: int) -> Values:
+    """Probability of each coalition size 1 .. M - 1 under the Shapley kernel, proportional to 1 / (s (M - s)). [M - 1]"""
+    sizes = np.arange(1, num_players)
+    mass = 1.0 / (sizes * (num_players - sizes))
+    return mass / mass.sum()
+
+
+def smallest_budget(num_players: int) -> int:
+    """Fewest evaluations that can determine the regression: paired coalitions give one equation a pair."""
+    return min(2 * (num_players - 1), 2**num_players - 2)
+
+
+@dataclass(frozen=True, eq=False)
+class CoalitionMatrix:
+    """Coalitions of one regression, in pairs (row 2 k + 1 is the complement of row 2 k), and their weights.
+
+    coalitions: [P, M] bool. weights: [P] float64, sum 1. is_sampled: [P] bool, False where a size was enumerated.
+    The budget P counts evaluations besides v(empty) and v(grand coalition).
+    """
+
+    coalitions: Coalitions
+    weights: Values
+    is_sampled: NDArray[np.bool_]
+
+    @property
+    def budget(self) -> int:
+        return len(self.coalitions)
+
+    @property
+    def num_players(self) -> int:
+        return self.coalitions.shape[1]
+
+    @cached_property
+    def solver(self) -> KernelShapSolver:
+        return KernelShapSolver(self)
+
+
+def sample_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...] = 0) -> CoalitionMatrix:
+    """Draw paired coalitions for a regression with `budget` evaluations.
+
+    With budget >= 2^M - 2 every coalition is taken, with the exact Shapley kernel. Below, pairs (S, complement of S) are drawn with
+    sizes after the kernel until `budget` distinct coalitions stand; repeats add to the weight. Sizes 1 and M - 1 are enumerated first
+    when the budget leaves enough for the others.
+    Raises ValueError when the budget cannot determine M attributions, or is odd.
+    """
+    least = smallest_budget(num_players)
+    if num_players < 2:
+        raise ValueError(f"Kernel SHAP needs at least 2 players, there is {num_players}")
+    if budget < least:
+        raise ValueError(
+            f"a budget of {budget} evaluations cannot determine {num_players} attributions: paired coalitions need at least "
+            f"{least}; raise the budget (about {ENUMERATION_FACTOR * num_players} is usual)"
+        )
+    if budget % 2:
+        raise ValueError(f"coalitions come in pairs: make the budget even, not {budget}")
+    sizes = np.arange(1, num_players)
+    size_mass = kernel_size_distribution(num_players)
+    if num_players <= 20 and budget >= 2**num_players - 2:
+        return _all_coalitions(num_players, size_mass)
+
+    rows: list[NDArray[np.bool_]] = []
+    counts: list[float] = []
+    sampled_mass = size_mass.copy()
+    if num_players > 3 and budget >= ENUMERATION_FACTOR * num_players:
+        rows = list(np.eye(num_players, dtype=bool))
+        sampled_mass[[0, -1]] = 0.0
+    num_enumerated = len(rows)
+    pair_mass = (sampled_mass + sampled_mass[::-1])[: len(sizes) // 2 + len(sizes) % 2]
+    if len(sizes) % 2:
+        pair_mass[-1] /= 2  # the middle size is its own complement
+    generator = np.random.default_rng(seed)
+    position: dict[bytes, int] = {}
+    num_drawn = 0
+    while len(rows) < budget // 2:
+        size = int(generator.choice(np.arange(1, len(pair_mass) + 1), p=pair_mass / pair_mass.sum()))
+        row = np.zeros(num_players, dtype=bool)
+        row[generator.choice(num_players, size, replace=False)] = True
+        name = min(row.tobytes(), (~row).tobytes())
+        num_drawn += 1
+        if name in position:
+            counts[position[name]] += 1.0
+            continue
+        position[name] = len(counts)
+        rows.append(row)
+        counts.append(1.0)
+    pairs = np.array(rows)
+    weights = np.empty(len(pairs))
+    weights[:num_enumerated] = 2 * size_mass[0] / num_players if num_enumerated else 0.0
+    weights[num_enumerated:] = np.array(counts) / num_drawn * sampled_mass.sum()
+    coalitions = np.stack([pairs, ~pairs], axis=1).reshape(budget, num_players)
+    is_sampled = np.repeat(np.arange(len(pairs)) >= num_enumerated, 2)
+    return CoalitionMatrix(coalitions, np.repeat(weights / weights.sum() / 2, 2), is_sampled)
+
+
+def _all_coalitions(num_players: int, size_mass: Values) -> CoalitionMatrix:
+    """Every coalition but the empty and the grand one, each with its exact Shapley kernel weight."""
+    half = np.arange(1, 2 ** (num_players - 1), dtype=np.int64)  # the last player is absent: one of each pair
+    pairs = (half[:, None] >> np.arange(num_players)) & 1 == 1
+    coalitions = np.stack([pairs, ~pairs], axis=1).reshape(-1, num_players)
+    size = coalitions.sum(1)
+    per_size = np.bincount(size, minlength=num_players + 1)
+    weights = size_mass[size - 1] / per_size[size]
+    return CoalitionMatrix(coalitions, weights / weights.sum(), np.zeros(len(coalitions), dtype=bool))
+
+
+class KernelShapSolver:
+    """The regression of one coalition matrix, as linear maps from game values: one matrix product a batch of games.
+
+    attributions = rest @ (v(S) - v(empty)) + share * (v(N) - v(empty)), solved once in float64.
+    Raises ValueError when the drawn coalitions do not determine the attributions (too small a budget).
+    """
+
+    def __init__(self, matrix: CoalitionMatrix) -> None:
+        z = matrix.coalitions.astype(np.float64)
+        reduced = z[:, :-1] - z[:, -1:]  # phi_M = total - sum of the others
+        gram = reduced.T @ (matrix.weights[:, None] * reduced)
+        if np.linalg.matrix_rank(gram, hermitian=True) < len(gram):
+            raise ValueError(
+                f"{matrix.budget} evaluations leave the {matrix.num_players} attributions undetermined: raise the budget"
+            )
+        regression = np.linalg.solve(gram, (reduced * matrix.weights[:, None]).T)  # [M - 1, P]
+        offset = -regression @ z[:, -1]
+        self.rest: Values = np.vstack([regression, -regression.sum(0)])  # [M, P]
+        self.share: Values = np.append(offset, 1.0 - offset.sum())  # [M]
+        self._coalitions = z
+        # Error of a pair counts once: the two rows of a pair carry the same equation, so their mean is the observation.
+        leverage = np.einsum("pm,mp->p", reduced, regression).reshape(-1, 2).sum(1)
+        pair_map = self.rest[:, 0::2] - self.rest[:, 1::2]  # [M, P / 2]
+        sampled = matrix.is_sampled[::2]
+        self._is_sampled = sampled
+        self._squared_pair_map = pair_map[:, sampled] ** 2 / np.clip(1.0 - leverage[sampled], 0.05, None)
+
+    def attributions(self, values: Values, value_empty: Values, value_full: Values) -> Values:
+        """Shapley value estimates. values [N, P], value_empty [N], value_full [N] -> [N, M], each row summing to v(N) - v(empty)."""
+        values, value_empty, value_full = (np.asarray(v, np.float64) for v in (values, value_empty, value_full))
+        return (values - value_empty[:, None]) @ self.rest.T + (value_full - value_empty)[:, None] * self.share
+
+    def standard_error(self, values: Values, value_empty: Values, value_full: Values) -> Values:
+        """Standard error of each attribution from the sampling of coalitions. Same arguments as `attributions` -> [N, M].
+
+        The heteroscedasticity-consistent (HC2) estimate over the sampled pairs; enumerated sizes add none. 0 where all coalitions
+        were taken.
+        """
+        phi = self.attributions(values, value_empty, value_full)
+        if not self._is_sampled.any():
+            return np.zeros_like(phi)
+        residual = np.asarray(values, np.float64) - np.asarray(value_empty, np.float64)[:, None] - phi @ self._coalitions.T
+        pairs = residual.reshape(len(residual), -1, 2)
+        pair_residual = (pairs[:, :, 0] - pairs[:, :, 1]) / 2  # a pair's two equations, turned the same way round
+        return np.sqrt(pair_residual[:, self._is_sampled] ** 2 @ self._squared_pair_map.T)
+
+
+@dataclass(frozen=True)
+class CoalitionPool:
+    """A fixed pool of coalition matrices; a picture takes one by the hash of its id.
+
+    With one matrix for all pictures the regression's own error would be a map common to all of them, which a model learns and
+    transfers. Pools of different `role` ("train", "test", ...) are independent, so that this error cannot pass from train to test.
+    """
+
+    num_players: int
+    budget: int
+    size: int
+    role: str
+    seed: int = 0
+
+    def member_of(self, picture_id: str) -> int:
+        """Which member of the pool labels the picture."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{picture_id}".encode()).digest()[:8], "big") % self.size
+
+    def matrix(self, member: int) -> CoalitionMatrix:
+        """The coalition matrix of a member. Raises IndexError outside the pool."""
+        if not 0 <= member < self.size:
+            raise IndexError(f"the pool has members 0 to {self.size - 1}, not {member}")
+        return _pool_matrix(self, member)
+
+
+@lru_cache(maxsize=64)
+def _pool_matrix(pool: CoalitionPool, member: int) -> CoalitionMatrix:
+    role = int.from_bytes(hashlib.sha256(pool.role.encode()).digest()[:4], "big")
+    return sample_coalitions(pool.num_players, pool.budget, (pool.seed, role, member))

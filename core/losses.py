@@ -1,0 +1,21 @@
+"""The training losses: equations 4 and 5 of the paper."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def classification_loss(logits: Tensor, class_ids: Tensor) -> Tensor:
+    """Mean cross-entropy, L_cls. logits [N, C], class_ids [N]."""
+    return F.cross_entropy(logits, class_ids)
+
+
+def explanation_loss(attributions: Tensor, attribution_labels: Tensor) -> Tensor:
+    """Mean over pictures of the squared L2 distance between predicted and label attributions, L_exp, eq. 5. Both [N, M]."""
+    return (attributions - attribution_labels).square().sum(dim=1).mean()
+
+
+def combined_loss(classification: Tensor, explanation: Tensor, alpha: float) -> Tensor:
+    """alpha L_cls + (1 - alpha) L_exp, eq. 4."""
+    return alpha * classification + (1.0 - alpha) * explanation

@@ -1,0 +1,239 @@
+"""The self-explaining classifier (Figure 1 of the paper) over an open_clip image tower, and the base models it starts from."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from PIL import Image
+from torch import Tensor, nn
+
+from core.miniature.weights import load_state_dict
+
+ImageTower = VisionTransformer
+Block = ResidualAttentionBlock
+MINIATURE = "miniature"
+RANDOM_WEIGHTS = "random"
+
+
+class BaseModelError(ValueError):
+    """The base model cannot be used; the message names the fix."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the tower's input: resize, centre crop to image_size x image_size, then (x - mean) / std."""
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+    def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """An RGB picture of any size -> uint8 [3, S, S]. Resizing as open_clip's evaluation transform does on PIL pictures."""
+        size = self.image_size
+        width, height = picture.size
+        if (width, height) != (size, size):
+            resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+            if self.resize_mode == "squash":
+                picture = picture.resize((size, size), resample)
+            else:
+                short = min(width, height)
+                new = (max(size, int(size * width / short)), max(size, int(size * height / short)))
+                picture = picture.resize(new, resample)
+                left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
+                picture = picture.crop((left, top, left + size, top + size))
+        return np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 [N, 3, S, S] -> float32, 0 where a pixel has the data set's mean colour."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return (pixels.float() / 255.0 - mean) / std
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A CLIP model before fine-tuning: the image tower that is trained, and the frozen text tower that makes the heads."""
+
+    name: str
+    clip: nn.Module
+    tokenizer: Callable[[list[str]], Tensor]
+    preprocessing: Preprocessing
+    logit_scale: float
+    fingerprint: str
+
+    @property
+    def visual(self) -> VisionTransformer:
+        return self.clip.visual
+
+    @property
+    def num_patches(self) -> int:
+        return self.visual.grid_size[0] * self.visual.grid_size[1]
+
+    @torch.no_grad()
+    def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Zero-shot head W [K, C]: per class the mean text embedding over the prompt templates, of unit length."""
+        columns = []
+        for class_name in class_names:
+            tokens = self.tokenizer([template.format(class_name) for template in templates])
+            columns.append(F.normalize(F.normalize(self.clip.encode_text(tokens), dim=-1).mean(0), dim=0))
+        return torch.stack(columns, dim=1)
+
+    def classifier(self, head: Tensor) -> SelfExplainingClassifier:
+        """A classifier with the base's weights (zero-shot), to be fine-tuned. head: [K, C] from `head`."""
+        return SelfExplainingClassifier(copy.deepcopy(self.visual), head, self.logit_scale)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What one forward pass gives. logits: [N, C]; attributions: [N, M], of the classes asked for."""
+
+    logits: Tensor
+    attributions: Tensor
+
+
+class SelfExplainingClassifier(nn.Module):
+    """CLIP image classifier whose one head serves the CLS token (logits) and every patch token (attributions), Figure 1.
+
+    The attribution of patch m for class c is `attribution_scale` times the cosine between the projected patch token and the class
+    embedding: without the logit scale, so that attributions and Shapley values of the scaled cosine are of one size.
+    All trained weights are those of `visual`; the head is fixed.
+    """
+
+    head: Tensor
+
+    def __init__(self, visual: VisionTransformer, head: Tensor, logit_scale: float, attribution_scale: float = 1.0) -> None:
+        super().__init__()
+        check_supported(visual)
+        if head.ndim != 2 or head.shape[0] != visual.proj.shape[1]:
+            raise BaseModelError(f"the head must be [{visual.proj.shape[1]}, classes], not {list(head.shape)}")
+        self.visual = visual
+        self.visual.output_tokens = True
+        self.logit_scale = logit_scale
+        self.attribution_scale = attribution_scale
+        self.register_buffer("head", head)
+
+    def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit features of the CLS token [N, K] and of the patch tokens [N, M, K]. inputs: normalised [N, 3, S, S]."""
+        pooled, tokens = self.visual(inputs)
+        return F.normalize(pooled, dim=-1), F.normalize(tokens @ self.visual.proj, dim=-1)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Class logits [N, C] alone."""
+        return self.logit_scale * F.normalize(self.visual(inputs)[0], dim=-1) @ self.head
+
+    def forward(self, inputs: Tensor, class_ids: Tensor | None = None) -> Explained:
+        """Logits, and the attributions of `class_ids` [N] (without: of each picture's predicted class), in one pass."""
+        cls, patches = self.features(inputs)
+        logits = self.logit_scale * cls @ self.head
+        ids = logits.argmax(dim=1) if class_ids is None else class_ids
+        attributions = self.attribution_scale * torch.einsum("nmk,kn->nm", patches, self.head[:, ids])
+        return Explained(logits, attributions)
+
+
+def check_supported(visual: nn.Module) -> None:
+    """Raise BaseModelError unless the tower is a plain CLIP ViT: CLS pooling, standard residual blocks, a projection."""
+    if not isinstance(visual, VisionTransformer):
+        raise BaseModelError(f"the image tower is a {type(visual).__name__}: choose an open_clip ViT with a CLS token (ViT-B-32, say)")
+    plain = all(type(b) is ResidualAttentionBlock for b in visual.transformer.resblocks)
+    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool or visual.proj is None or not plain:
+        raise BaseModelError("the image tower must pool its CLS token, have standard residual blocks and a projection (ViT-B-32, say)")
+
+
+def load_base(name: str) -> Base:
+    """Load a base model.
+
+    name: `miniature` (weights in this package), an open_clip model with its pretrained tag (`ViT-B-32:datacomp_xl_s13b_b90k`), the same
+    with the tag `random` (seeded random weights, for trials of the machinery only), or a directory in open_clip's local layout.
+    Raises BaseModelError when there is no such model, its weights cannot be had, or do not match its configuration.
+    """
+    if name == MINIATURE:
+        config, state = load_state_dict()
+        return _build(name, config, state)
+    directory = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") or directory.is_dir():
+        return _load_directory(directory)
+    model_name, _, tag = name.partition(":")
+    if model_name not in open_clip.list_models():
+        close = ", ".join(m for m in open_clip.list_models() if m.lower().startswith(model_name.lower()[:5]))[:200]
+        raise BaseModelError(f"unknown base model {model_name!r}: give `miniature`, NAME:TAG of open_clip or a directory; close: {close}")
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
+        raise BaseModelError(f"name the weights of {model_name}: {model_name}:TAG with a TAG of: {tags} (or `random`)")
+    if tag != RANDOM_WEIGHTS and tag not in open_clip.list_pretrained_tags_by_model(model_name):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name))
+        raise BaseModelError(f"{model_name} has no pretrained weights {tag!r}; there are: {tags} (or `random`)")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            clip = open_clip.create_model(model_name, pretrained=None if tag == RANDOM_WEIGHTS else tag, device="cpu")
+    except Exception as error:  # open_clip raises what its downloader raises: any of a dozen types
+        raise BaseModelError(f"the weights {tag!r} of {model_name} cannot be loaded ({error}): check the network, or give a directory") from error
+    return _wrap(name, clip, open_clip.get_tokenizer(model_name), open_clip.get_model_preprocess_cfg(clip))
+
+
+def _load_directory(directory: Path) -> Base:
+    config_file, weights_file = directory / "open_clip_config.json", directory / "open_clip_model.safetensors"
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise BaseModelError(f"{directory} is no open_clip model directory: {file.name} is missing")
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads(config_file.read_text())
+        state = load_file(weights_file)
+    except Exception as error:  # safetensors has an error type of its own for a file cut short
+        raise BaseModelError(f"{directory} cannot be read ({error}): write the model again") from error
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
+    return _build(str(directory), config, {k: v.float() for k, v in state.items()}, tokenizer)
+
+
+def _build(
+    name: str, config: dict, state: dict[str, Tensor], tokenizer: Callable[[list[str]], Tensor] | None = None
+) -> Base:
+    """Build a CLIP after an open_clip configuration and fill in its weights, which must match it to the last key and shape."""
+    try:
+        settings = {k: v for k, v in config["model_cfg"].items() if k not in ("custom_text",)}
+        clip = open_clip.CLIP(**settings)
+        clip.load_state_dict(state, strict=True)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise BaseModelError(f"the weights of {name} do not match its configuration: {str(error)[:400]}") from error
+    if tokenizer is None:
+        tokenizer = open_clip.SimpleTokenizer(context_length=settings["text_cfg"]["context_length"])
+    preprocess = {"size": clip.visual.image_size, **config.get("preprocess_cfg", {})}
+    return _wrap(name, clip, tokenizer, preprocess)
+
+
+def _wrap(name: str, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor], preprocess: dict) -> Base:
+    check_supported(clip.visual)
+    size = preprocess["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise BaseModelError(f"{name} takes {height} x {width} pictures: choose a model with square input")
+    preprocessing = Preprocessing(
+        height,
+        tuple(float(v) for v in preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        tuple(float(v) for v in preprocess.get("std", open_clip.OPENAI_DATASET_STD)),
+        preprocess.get("interpolation", "bicubic"),
+        preprocess.get("resize_mode", "shortest"),
+    )
+    clip.eval()
+    for parameter in clip.parameters():
+        parameter.requires_grad_(False)
+    digest = hashlib.sha256(json.dumps(asdict(preprocessing), sort_keys=True).encode())
+    for key, tensor in sorted(clip.state_dict().items()):
+        digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return Base(name, clip, tokenizer, preprocessing, float(clip.logit_scale.detach().exp()), digest.hexdigest())

@@ -1,0 +1,68 @@
+"""Pearson's correlation and the least-squares line, as Figure 3 reports them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import pearsonr
+
+# A spread below this share of the largest value is rounding, not variance: r would be the correlation of two noises.
+SMALLEST_RELATIVE_SPREAD = 1e-12
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r, its two-sided p-value, and the points that it stands on."""
+
+    r: float
+    p_value: float
+    num_points: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """y = slope * x + intercept."""
+
+    slope: float
+    intercept: float
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> Correlation:
+    """Pearson's r of x and y with its two-sided p-value.
+
+    x, y: [n]; a point with NaN in either is left out. The p-value assumes that the points are independent.
+    With fewer than three points, or where x or y is constant up to rounding, r and p are NaN: two points always
+    lie on a line, and a constant correlates with nothing. Raises ValueError when the lengths differ.
+    """
+    x, y = _complete_points(x, y)
+    if len(x) < 3 or _is_constant(x) or _is_constant(y):
+        return Correlation(r=float("nan"), p_value=float("nan"), num_points=len(x))
+    r, p_value = pearsonr(x, y)
+    return Correlation(r=float(r), p_value=float(p_value), num_points=len(x))
+
+
+def least_squares_line(x: ArrayLike, y: ArrayLike) -> Line:
+    """The line that minimises the summed squared residuals in y.
+
+    x, y: [n]; a point with NaN in either is left out. With fewer than three points, or where x is constant up to
+    rounding, slope and intercept are NaN. A constant y is a line like any other: its slope is 0.
+    Raises ValueError when the lengths differ.
+    """
+    x, y = _complete_points(x, y)
+    if len(x) < 3 or _is_constant(x):
+        return Line(slope=float("nan"), intercept=float("nan"))
+    centred = x - x.mean()
+    slope = float(centred @ (y - y.mean()) / (centred @ centred))
+    return Line(slope=slope, intercept=float(y.mean() - slope * x.mean()))
+
+
+def _complete_points(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"x and y must be vectors of one length, not of shapes {x.shape} and {y.shape}")
+    is_complete = ~(np.isnan(x) | np.isnan(y))
+    return x[is_complete], y[is_complete]
+
+
+def _is_constant(values: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(values) <= SMALLEST_RELATIVE_SPREAD * np.abs(values).max())

@@ -1,0 +1,321 @@
+"""Runs a sweep: checks everything that can be checked first, then the missing stages in order, then the report."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from core.domains import read_domain
+from core.kernel_shap import sample_coalitions
+from core.model import load_base
+from sweep import cluster, labelling, stages
+from sweep.assembly import compute_result, load_result, provenance
+from sweep.config import ConfigError, SweepConfig
+from sweep.plan import LABEL_SPLITS, DomainFacts, Plan
+from sweep.progress import Progress, duration, polled
+from sweep.report import terminal_summary
+from sweep.result import SweepResult
+from sweep.store import Artifact, Store
+from sweep.suites import DRAWN
+from sweep.tracking import SweepRun, Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a sweep runs and writes. None: this machine's default."""
+
+    store: str
+    address: str | None = None
+    tracking_uri: str | None = None
+    num_workers: int | None = None
+    gpus_per_worker: float = 1.0
+
+
+def make_plan(config: SweepConfig) -> Plan:
+    """Check base, domains and label budgets, and give the plan. Nothing is computed or written.
+
+    Raises ValueError (of the part that found it) naming the fix.
+    """
+    base = load_base(config.base)
+    for settings in (config.labels.train, config.labels.evaluation):
+        sample_coalitions(base.num_patches, settings.budget)
+    facts: dict[str, DomainFacts] = {}
+    for source in config.domains:
+        if source.location.startswith(DRAWN):
+            found = stages.domain_facts_of_drawing(source.location.removeprefix(DRAWN), config.data)
+            facts[source.name] = DomainFacts(*found)
+        else:
+            domain = read_domain(source.location, name=source.name, templates=source.templates)
+            facts[source.name] = DomainFacts(domain.fingerprint, domain.class_names, domain.templates)
+    return Plan(config, base.fingerprint, base.preprocessing, facts)
+
+
+def describe(plan: Plan) -> str:
+    """What a sweep will cost, over all stages, before what exists already is taken off."""
+    config = plan.config
+    labels = config.labels
+    return (
+        f"{len(plan.domains)} domains, {len(config.pairs)} pairs; {len(plan.models)} models to train "
+        f"({len(plan.domains)} prediction-only + {len(plan.domains)} x {len(config.search.alphas)} alphas); "
+        f"labels at {labels.train.budget} (train) and {labels.evaluation.budget} (validation, test) evaluations a picture; "
+        + (
+            f"{config.search.num_trials} Optuna trials a pair"
+            if config.search.method == "optuna"
+            else f"a grid of {len(config.search.alphas)} alphas x {len(config.search.lambdas)} lambdas a pair"
+        )
+    )
+
+
+def run_sweep(config: SweepConfig, places: Places, say: Callable[[str], None] = print) -> SweepResult:
+    """Run a sweep to its end, or continue it. Only what is missing in the store is computed.
+
+    On KeyboardInterrupt and on errors the MLflow run is closed and everything finished stays. Raises ValueError subclasses for bad
+    input, before any computation.
+    """
+    started = time.monotonic()
+    plan = make_plan(config)
+    store = Store(places.store)
+    store.check_writable()
+    tracker = Tracker(places.tracking_uri, f"all_pairs/{config.suite}")
+    tracker.check()
+    say(f"Suite {config.suite}, base {config.base}, store {places.store}\n{describe(plan)}")
+    key = plan.result().key
+    parameters = {"suite": config.suite, "base": config.base, "num_domains": len(plan.domains), "num_pairs": len(config.pairs)}
+    sweep_run = tracker.start_sweep(
+        key, f"all_pairs {config.suite} {key[:8]}", {**parameters, **_flat_settings(config)}, {"suite": config.suite}
+    )
+    try:
+        result = _run_stages(plan, store, places, sweep_run, say)
+    except KeyboardInterrupt:
+        sweep_run.finish("KILLED")
+        say("\nStopped. Everything finished is in the store: the same command continues from here.")
+        raise
+    except BaseException:
+        sweep_run.finish("FAILED")
+        raise
+    sweep_run.finish("FINISHED")
+    artifact = store.open(key)
+    say("\n" + terminal_summary(result))
+    say(f"\nReport: {artifact.path('report.html')}\nReview: {tracker.review_command()}   ({duration(time.monotonic() - started)})")
+    return result
+
+
+def _flat_settings(config: SweepConfig) -> dict[str, Any]:
+    return {
+        "alphas": list(config.search.alphas),
+        "lambdas": list(config.search.lambdas),
+        "lambda1": config.search.lambda1,
+        "search": config.search.method,
+        "select": config.search.select,
+        "label_budget": config.labels.train.budget,
+        "evaluation_label_budget": config.labels.evaluation.budget,
+        "device": config.device,
+    }
+
+
+def _run_stages(plan: Plan, store: Store, places: Places, sweep_run: SweepRun, say: Callable[[str], None]) -> SweepResult:
+    result_stage = plan.result()
+    if store.exists(result_stage.key):
+        say("Everything is in the store already: nothing to train, label or evaluate.")
+        artifact = store.open(result_stage.key)
+    else:
+        with cluster.connected(places.address, plan.config.device, places.num_workers, places.gpus_per_worker) as workers:
+            _compute_missing(plan, store, workers, say)
+            say("  report")
+            artifact = compute_result(plan, store)
+    result = load_result(artifact)
+    if not sweep_run.already_finished:
+        _record(plan, store, sweep_run, artifact, result)
+    return result
+
+
+def _compute_missing(plan: Plan, store: Store, workers: cluster.Workers, say: Callable[[str], None]) -> None:
+    """The stages in order; each only for what is not in the store."""
+    domains = [d for d in plan.domains if not store.exists(plan.pictures(d).key)]
+    if domains:
+        progress = Progress("pictures", len(domains), "domains")
+        tasks = [(plan, store, d) for d in domains]
+        for _ in cluster.run_tasks(_pictures_task, tasks, workers.number):
+            progress.advance()
+    for domain in plan.domains:
+        skipped = store.open(plan.pictures(domain).key).manifest["meta"]["skipped"]
+        if skipped:
+            say(f"  {domain}: {len(skipped)} pictures cannot be read and are left out, the first: {skipped[0]['id']}")
+    _train(plan, store, [(d, 1.0) for d in plan.domains], workers, "models", "prediction-only")
+
+    shards = [s for s in labelling.all_shards(plan, store) if not labelling.is_complete(plan, store, s)]
+    if shards:
+        total = sum(s.stop - s.start for s in shards)
+        progress = Progress("labels", total, "pictures")
+        began, evaluations = time.monotonic(), 0
+
+        def on_shard(num_pictures: int, num_evaluations: int) -> None:
+            nonlocal evaluations
+            evaluations += num_evaluations
+            progress.advance(num_pictures, f"{evaluations / (time.monotonic() - began):,.0f} evaluations/s")
+
+        labelling.label(plan, store, shards, workers, on_shard)
+    _train(plan, store, [m for m in plan.models if m[1] < 1.0], workers, "models", "self-explaining")
+
+    pairs = [p for p in plan.config.pairs if not store.exists(plan.pair(*p).key)]
+    if pairs:
+        from sweep.search import search_pairs
+
+        progress = Progress("search", len(pairs), "pairs")
+        search_pairs(plan, store, pairs, workers, f"search-{plan.result().key[:12]}", progress.advance)
+
+
+def _pictures_task(plan: Plan, store: Store, domain: str) -> None:
+    stages.compute_pictures(plan, store, domain)
+
+
+def _train(
+    plan: Plan, store: Store, models: list[tuple[str, float]], workers: cluster.Workers, unit: str, kind: str
+) -> None:
+    missing = [m for m in models if not store.exists(plan.model(*m).key)]
+    if not missing:
+        return
+    from sweep.training import train_models
+
+    progress = Progress("finetune", len(missing), f"{kind} {unit}")
+    with polled(progress, lambda: sum(store.exists(plan.model(*m).key) for m in missing)):
+        train_models(plan, store, missing, workers, f"{kind}-{plan.result().key[:12]}")
+
+
+# ---------------------------------------------------------------- record
+
+
+def _record(plan: Plan, store: Store, sweep_run: SweepRun, artifact: Artifact, result: SweepResult) -> None:
+    """Log a finished sweep to MLflow: children for models, label sets and pairs, tables, report and figures on the parent."""
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as pool:
+        written: Future[Any] = pool.submit(_write_result_files, artifact, Path(scratch) / "result")
+        for domain, alpha in plan.models:
+            _record_model(plan, store, sweep_run, result, domain, alpha, Path(scratch))
+        for domain in plan.domains:
+            _record_labels(plan, store, sweep_run, domain)
+        _record_pairs(plan, store, sweep_run, result)
+        written.result()
+        for name in ("cells", "references", "similarities"):
+            sweep_run.log_table(name, getattr(result, name))
+        sweep_run.log_artifacts(Path(scratch) / "result")
+    chosen = result.cells[(result.cells["split"] == "test") & result.cells["is_chosen"]]
+    means = {f"mean_{c}": float(chosen[c].mean()) for c in ("normalized_accuracy", "normalized_e_rmse", "iou_at_10", "correlation")}
+    sweep_run.log_metrics({**means, "num_models": len(plan.models), "num_cells": len(result.cells)})
+
+
+def _write_result_files(artifact: Artifact, directory: Path) -> None:
+    """The report and figures as files to log; tables are logged by themselves."""
+    for name in artifact.manifest["files"]:
+        if name.startswith("figures/") or name.endswith(".html"):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(artifact.path(name), directory / name)
+
+
+def _record_model(
+    plan: Plan, store: Store, sweep_run: SweepRun, result: SweepResult, domain: str, alpha: float, scratch: Path
+) -> None:
+    stage = plan.model(domain, alpha)
+    if sweep_run.is_logged(stage.key):
+        return
+    artifact = store.open(stage.key)
+    vector, name = (
+        (stages.target_task_vector(plan, store, domain), "task_vector")
+        if alpha == 1.0
+        else (stages.explainability_vector(plan, store, domain, alpha), "explainability_vector")
+    )
+    path = scratch / f"{name}.safetensors"
+    metadata = {"base_fingerprint": vector.base_fingerprint, "domain": domain, "alpha": repr(alpha), "model": stage.key}
+    save_file({k: v.contiguous() for k, v in vector.weights.items()}, path, metadata)
+    row = _reference(result, domain, "prediction_only" if alpha == 1.0 else "supervised", alpha)
+    history = artifact.read_json("history.json")
+    curves = {
+        metric: [(point["step"], point[metric]) for point in history if point[metric] is not None]
+        for metric in ("loss", "classification_loss", "explanation_loss")
+    }
+    recipe = {f"recipe.{k}": v for k, v in stage.params["recipe"].items()}
+    sweep_run.log_stage(
+        "finetune",
+        stage.key,
+        stage.name,
+        {"source_domain": domain, "alpha": alpha, "base": plan.config.base, "base_fingerprint": plan.base_fingerprint, **recipe},
+        {**row, "vector_norm": vector.norm(), "final_loss": history[-1]["loss"]},
+        {"kind": "prediction_only" if alpha == 1.0 else "self_explaining"},
+        artifact.manifest["started"],
+        artifact.manifest["seconds"],
+        [(path, "vectors")],
+        {metric: points for metric, points in curves.items() if points},
+    )
+
+
+_SCORES = ("accuracy", "normalized_accuracy", "e_rmse", "normalized_e_rmse", "iou_at_1", "iou_at_10", "infidelity", "correlation")
+
+
+def _reference(result: SweepResult, domain: str, reference: str, alpha: float) -> dict[str, float]:
+    rows = result.references
+    rows = rows[(rows["domain"] == domain) & (rows["reference"] == reference)]
+    if reference == "supervised":
+        rows = rows[rows["alpha"] == alpha]
+    return {name: float(rows.iloc[0][name]) for name in _SCORES} if len(rows) else {}
+
+
+def _record_labels(plan: Plan, store: Store, sweep_run: SweepRun, domain: str) -> None:
+    counts = stages.count_pictures(plan, store, domain)
+    for split in LABEL_SPLITS:
+        stage = plan.label_set(domain, split)
+        if sweep_run.is_logged(stage.key):
+            continue
+        bounds = plan.shard_ranges(counts["test" if split == "ceiling" else split], split)
+        shards = [store.open(plan.label_shard(domain, split, *b).key).manifest for b in bounds]
+        labels = stages.load_labels(plan, store, domain, split)
+        error = float((labels.standard_error.astype("float64") ** 2).sum(1).mean() ** 0.5)
+        size = float((labels.attributions.astype("float64") ** 2).sum(1).mean() ** 0.5)
+        sweep_run.log_stage(
+            "label",
+            stage.key,
+            stage.name,
+            {"source_domain": domain, "split": split, **{f"label.{k}": v for k, v in stage.params["settings"].items()}},
+            {
+                "num_pictures": len(labels),
+                "evaluations": sum(s["meta"]["evaluations"] for s in shards),
+                "label_standard_error": error,
+                "label_norm": size,
+            },
+            {},
+            min(s["started"] for s in shards),
+            sum(s["seconds"] for s in shards),
+            [],
+        )
+
+
+def _record_pairs(plan: Plan, store: Store, sweep_run: SweepRun, result: SweepResult) -> None:
+    chosen = result.cells[(result.cells["split"] == "test") & result.cells["is_chosen"]]
+    chosen = chosen.merge(result.similarities, on=["source_domain", "target_domain", "alpha"], how="left")
+    for row in chosen.to_dict("records"):
+        stage = plan.pair(row["source_domain"], row["target_domain"])
+        if sweep_run.is_logged(stage.key):
+            continue
+        manifest = store.open(stage.key).manifest
+        similarities = ("similarity_prediction_only", "similarity_explainability")
+        sweep_run.log_stage(
+            "pair",
+            stage.key,
+            stage.name,
+            {name: row[name] for name in ("source_domain", "target_domain", "alpha", "lambda1", "lambda2")},
+            {name: row[name] for name in (*_SCORES, *similarities)},
+            {"constraint_met": str(manifest["meta"]["constraint_met"]), "select": plan.config.search.select},
+            manifest["started"],
+            manifest["seconds"],
+            [],
+        )

@@ -1,0 +1,259 @@
+"""The result of a finished sweep: what the report shows, checked, and storable as plain files."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+PAIR_COLUMNS = ("source_domain", "target_domain")
+SCORE_COLUMNS = (
+    "accuracy",
+    "normalized_accuracy",
+    "e_rmse",
+    "normalized_e_rmse",
+    "e_rmse_at_best_scale",
+    "correlation",
+    "iou_at_1",
+    "iou_at_10",
+    "infidelity",
+    "infidelity_at_best_scale",
+)
+CELL_COLUMNS = (*PAIR_COLUMNS, "alpha", "lambda1", "lambda2", "split", "trial", "is_chosen", *SCORE_COLUMNS)
+REFERENCE_COLUMNS = ("domain", "reference", "alpha", *SCORE_COLUMNS)
+SIMILARITY_COLUMNS = (*PAIR_COLUMNS, "alpha", "similarity_prediction_only", "similarity_explainability")
+
+SPLITS = ("validation", "test")
+REFERENCES = (
+    "zero_predictor",
+    "mean_map",
+    "other_mean_map",
+    "chance",
+    "prediction_only",
+    "zero_shot",
+    "supervised",
+    "label_ceiling",
+)
+EXAMPLE_ATTRIBUTIONS = ("label", "transferred", "prediction_only", "supervised", "zero_shot")
+
+_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference"}
+_NULLABLE_COLUMNS = {*SCORE_COLUMNS, "similarity_prediction_only", "similarity_explainability"}
+_BOUNDS = {
+    "alpha": (0.0, 1.0),
+    "accuracy": (0.0, 1.0),
+    "normalized_accuracy": (0.0, math.inf),
+    "e_rmse": (0.0, math.inf),
+    "normalized_e_rmse": (0.0, math.inf),
+    "e_rmse_at_best_scale": (0.0, math.inf),
+    "correlation": (-1.0, 1.0),
+    "iou_at_1": (0.0, 1.0),
+    "iou_at_10": (0.0, 1.0),
+    "infidelity": (0.0, math.inf),
+    "infidelity_at_best_scale": (0.0, math.inf),
+    "similarity_prediction_only": (-1.0, 1.0),
+    "similarity_explainability": (-1.0, 1.0),
+}
+_BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
+_FORMAT = 1
+
+Scalar = str | int | float | bool | None
+
+
+class ResultError(ValueError):
+    """A sweep's result that contradicts itself or lacks a part."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One test picture with the attributions of its true class from every model that is compared.
+
+    pixels: uint8 [H, W, 3]; attributions: name in EXAMPLE_ATTRIBUTIONS -> float32 [M], M = g * g patches row by row.
+    `label` must be there; a model that was not run is left out. `source_domain` is where `transferred` came from.
+    """
+
+    domain: str
+    source_domain: str
+    class_name: str
+    pixels: NDArray[np.uint8]
+    attributions: Mapping[str, NDArray[np.float32]]
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
+            raise ResultError(f"example pixels must be uint8 [H, W, 3], not {self.pixels.dtype} {self.pixels.shape}")
+        unknown = set(self.attributions) - set(EXAMPLE_ATTRIBUTIONS)
+        if unknown or "label" not in self.attributions:
+            raise ResultError(f"example attributions need 'label' and may hold {EXAMPLE_ATTRIBUTIONS}, not {unknown}")
+        num_players = len(self.attributions["label"])
+        for name, values in self.attributions.items():
+            if values.shape != (num_players,) or math.isqrt(num_players) ** 2 != num_players:
+                raise ResultError(f"example attributions {name!r} must be [g * g], not {values.shape}")
+            if not np.isfinite(values).all():
+                raise ResultError(f"example attributions {name!r} are not finite: leave that model out of the example")
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """Everything the report shows. Frames are checked and brought to one column order and one set of types.
+
+    cells: every evaluated point (CELL_COLUMNS). The chosen point of a pair is its row with `is_chosen` on split
+    `test`, one at most; pairs without one count as unfinished. With provenance["select"] == "validation" no other row
+    may be on test.
+    references: REFERENCE_COLUMNS, scored on each domain's test split, at most one row a (domain, reference, alpha);
+    alpha is NaN where none applies, `supervised` has a row an alpha.
+    similarities: SIMILARITY_COLUMNS, cosines of the task vectors of source and target at that alpha.
+    A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
+    Raises ResultError, a ValueError.
+    """
+
+    sweep_key: str
+    suite: str
+    domains: tuple[str, ...]
+    provenance: Mapping[str, Scalar]
+    cells: pd.DataFrame
+    references: pd.DataFrame
+    similarities: pd.DataFrame
+    examples: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "domains", tuple(self.domains))
+        object.__setattr__(self, "examples", tuple(self.examples))
+        if len(self.domains) < 2 or len(set(self.domains)) < len(self.domains):
+            raise ResultError(f"a sweep over pairs needs two or more domains of different names, not {self.domains}")
+        object.__setattr__(self, "provenance", _checked_provenance(self.provenance))
+        for name, columns in (
+            ("cells", CELL_COLUMNS),
+            ("references", REFERENCE_COLUMNS),
+            ("similarities", SIMILARITY_COLUMNS),
+        ):
+            object.__setattr__(self, name, _checked_frame(name, getattr(self, name), columns, self.domains))
+        self._check_cells()
+        _check_unique("references", self.references, ["domain", "reference", "alpha"])
+        _check_unique("similarities", self.similarities, [*PAIR_COLUMNS, "alpha"])
+        for example in self.examples:
+            if {example.domain, example.source_domain} - set(self.domains):
+                raise ResultError(f"an example is of {example.domain!r} from {example.source_domain!r}: no such domain")
+
+    def _check_cells(self) -> None:
+        is_test = self.cells["split"] == "test"
+        chosen = self.cells[is_test & self.cells["is_chosen"]]
+        if chosen.empty:
+            raise ResultError("cells has no chosen row on test: no pair was finished, so there is nothing to report")
+        _check_unique("chosen cells", chosen, list(PAIR_COLUMNS))
+        if self.selected_on == "validation" and (is_test & ~self.cells["is_chosen"]).any():
+            raise ResultError(
+                "cells has test rows that were not chosen although select is 'validation': test is scored once, "
+                "for the chosen point"
+            )
+
+    @property
+    def selected_on(self) -> str:
+        """The split on which alpha and lambda2 were chosen: `validation`, or `test` as in the paper's grid."""
+        return str(self.provenance["select"])
+
+    def to_directory(self, directory: Path) -> None:
+        """Writes the result as Parquet, npz and JSON files into `directory`, which exists or is made."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("cells", "references", "similarities"):
+            getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
+        arrays: dict[str, NDArray] = {}
+        for index, example in enumerate(self.examples):
+            arrays[f"{index}/pixels"] = example.pixels
+            for name, values in example.attributions.items():
+                arrays[f"{index}/{name}"] = values.astype(np.float32)
+        with (directory / "examples.npz").open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # names are ours, no clash with its options
+        description = {
+            "format": _FORMAT,
+            "sweep_key": self.sweep_key,
+            "suite": self.suite,
+            "domains": list(self.domains),
+            "provenance": dict(self.provenance),
+            "examples": [
+                {"domain": e.domain, "source_domain": e.source_domain, "class_name": e.class_name}
+                for e in self.examples
+            ],
+        }
+        text = json.dumps(description, indent=1, allow_nan=False)
+        (directory / "result.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> "SweepResult":
+        """Reads what `to_directory` wrote. Raises ResultError for another format, FileNotFoundError for a lost file."""
+        description = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+        if description.get("format") != _FORMAT:
+            raise ResultError(f"{directory} holds result format {description.get('format')}, not {_FORMAT}: run again")
+        examples = []
+        with np.load(directory / "examples.npz", allow_pickle=False) as arrays:
+            for index, names in enumerate(description["examples"]):
+                attributions = {n: arrays[f"{index}/{n}"] for n in EXAMPLE_ATTRIBUTIONS if f"{index}/{n}" in arrays}
+                examples.append(Example(**names, pixels=arrays[f"{index}/pixels"], attributions=attributions))
+        return cls(
+            sweep_key=description["sweep_key"],
+            suite=description["suite"],
+            domains=tuple(description["domains"]),
+            provenance=description["provenance"],
+            cells=pd.read_parquet(directory / "cells.parquet"),
+            references=pd.read_parquet(directory / "references.parquet"),
+            similarities=pd.read_parquet(directory / "similarities.parquet"),
+            examples=tuple(examples),
+        )
+
+
+def _checked_provenance(provenance: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    checked: dict[str, Scalar] = {}
+    for name, value in provenance.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise ResultError(f"provenance[{name!r}] is a {type(value).__name__}: flatten it to scalars")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ResultError(f"provenance[{name!r}] is {value}: a setting is a finite number")
+        checked[name] = value
+    if checked.get("select") not in SPLITS:
+        raise ResultError(f"provenance['select'] must be one of {SPLITS}, not {checked.get('select')!r}")
+    return checked
+
+
+def _checked_frame(name: str, frame: pd.DataFrame, columns: tuple[str, ...], domains: tuple[str, ...]) -> pd.DataFrame:
+    """A copy with exactly `columns` in order, typed, in range, with known names."""
+    missing, unknown = set(columns) - set(frame.columns), set(frame.columns) - set(columns)
+    if missing or unknown:
+        raise ResultError(f"{name}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
+    frame = frame.loc[:, list(columns)].reset_index(drop=True).copy()
+    allowed = {"split": SPLITS, "reference": REFERENCES, **dict.fromkeys((*PAIR_COLUMNS, "domain"), domains)}
+    for column in columns:
+        is_null = frame[column].isna()
+        is_nullable = column in _NULLABLE_COLUMNS or (name == "references" and column == "alpha")
+        if is_null.any() and not is_nullable:
+            raise ResultError(f"{name}.{column} has {is_null.sum()} empty values")
+        if column in _STRING_COLUMNS:
+            strangers = set(frame[column]) - set(allowed[column])
+            if strangers:
+                raise ResultError(f"{name}.{column} holds {sorted(strangers)}; known are {list(allowed[column])}")
+            frame[column] = frame[column].astype(str)
+            continue
+        kind = {"is_chosen": "bool", "trial": "int64"}.get(column, "float64")
+        try:
+            frame[column] = frame[column].astype(kind)
+        except (TypeError, ValueError) as error:
+            raise ResultError(f"{name}.{column} must be {kind}: {error}") from error
+        low, high = _BOUNDS.get(column, (-math.inf, math.inf))
+        values = frame[column].to_numpy(dtype=np.float64)
+        is_outside = np.isinf(values) | (values < low - _BOUND_TOLERANCE) | (values > high + _BOUND_TOLERANCE)
+        if is_outside.any():
+            raise ResultError(
+                f"{name}.{column} holds {values[is_outside][0]}, outside [{low}, {high}]; an undefined score is NaN"
+            )
+    if "source_domain" in columns and (frame["source_domain"] == frame["target_domain"]).any():
+        raise ResultError(f"{name}: source and target of a pair are two different domains")
+    return frame
+
+
+def _check_unique(name: str, frame: pd.DataFrame, columns: list[str]) -> None:
+    is_repeated = frame.duplicated(columns)
+    if is_repeated.any():
+        first = frame.loc[is_repeated, columns].iloc[0].to_dict()
+        raise ResultError(f"{name} holds {first} more than once")

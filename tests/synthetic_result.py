@@ -1,0 +1,154 @@
+"""A SweepResult of made-up but plausible numbers, for tests of the report: drawn from a seed, no model involved."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from core.metrics import chance_iou_at
+from sweep.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, Example, SweepResult
+
+DOMAINS = (
+    "cars", "textures", "land_cover", "traffic_signs", "aerial_objects", "scenes", "street_digits", "clean_digits",
+)  # fmt: skip
+GRID = 7
+
+
+def synthetic_result(
+    domains: Sequence[str] = DOMAINS,
+    *,
+    alphas: Sequence[float] = (0.3, 0.5, 0.7),
+    lambdas: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
+    select: str = "validation",
+    num_examples: int = 4,
+    seed: int = 0,
+) -> SweepResult:
+    """A pair transfers the better the more alike the hidden directions of its domains are."""
+    rng = np.random.default_rng(seed)
+    directions = {domain: _unit(rng.normal(size=6) + 0.4) for domain in domains}
+    base_error = dict(zip(domains, rng.uniform(1.6, 1.9, len(domains)), strict=True))
+    base_accuracy = dict(zip(domains, rng.uniform(0.8, 0.99, len(domains)), strict=True))
+    cells, similarities = [], []
+    for source in domains:
+        for target in domains:
+            if source == target:
+                continue
+            likeness = float(directions[source] @ directions[target])
+            for alpha in alphas:
+                similarities.append((source, target, alpha, 0.1 + 0.5 * likeness, 0.5 * likeness + rng.normal(0, 0.03)))
+            rows = []
+            for trial, alpha in enumerate(alphas):
+                for lambda2 in lambdas:
+                    rows.append((alpha, lambda2, trial, _scores(rng, likeness, alpha, lambda2)))
+            chosen = min(range(len(rows)), key=lambda index: rows[index][3]["normalized_e_rmse"])
+            for index, (alpha, lambda2, trial, scores) in enumerate(rows):
+                scores = _finished(scores, base_accuracy[target], base_error[target])
+                cell = {
+                    "source_domain": source, "target_domain": target, "alpha": alpha, "lambda1": 1.0,
+                    "lambda2": lambda2, "trial": trial, "is_chosen": index == chosen,
+                }  # fmt: skip
+                cells.append(cell | {"split": select} | scores)
+                if index == chosen and select == "validation":
+                    again = _finished(_scores(rng, likeness, alpha, lambda2), base_accuracy[target], base_error[target])
+                    cells.append(cell | {"split": "test"} | again)
+    return SweepResult(
+        sweep_key="5f" * 20,
+        suite="miniature",
+        domains=tuple(domains),
+        provenance={
+            "select": select, "seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
+            "value_output": "logit", "num_players": GRID * GRID, "search": "optuna", "lambda1": 1.0,
+        },  # fmt: skip
+        cells=pd.DataFrame(cells)[list(CELL_COLUMNS)],
+        references=_references(rng, domains, alphas, base_accuracy, base_error),
+        similarities=pd.DataFrame(similarities, columns=list(SIMILARITY_COLUMNS)),
+        examples=[_example(rng, domains, index) for index in range(num_examples)],
+    )
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def _scores(rng: np.random.Generator, likeness: float, alpha: float, lambda2: float) -> dict[str, float]:
+    noise = rng.normal(0, 0.02, 4)
+    gain = (0.1 + 0.5 * max(likeness, 0)) * min(lambda2, 1.0) * (1.2 - alpha)
+    loss = (0.02 + 0.3 * (1 - likeness)) * lambda2**2 * (1.3 - alpha) * 0.5
+    return {
+        "normalized_e_rmse": max(1 - gain + noise[0] * lambda2, 0.05),
+        "normalized_accuracy": max(1 - loss + noise[1] * lambda2, 0.0),
+        "correlation": float(np.clip(0.9 * gain + noise[2], -1, 1)),
+        "iou_at_10": float(np.clip(0.08 + 0.45 * gain + noise[3], 0, 1)),
+    }
+
+
+def _finished(scores: dict[str, float], accuracy: float, e_rmse: float) -> dict[str, float]:
+    return scores | {
+        "accuracy": min(scores["normalized_accuracy"] * accuracy, 1.0),
+        "e_rmse": scores["normalized_e_rmse"] * e_rmse,
+        "e_rmse_at_best_scale": 0.66 * float(np.sqrt(1 - min(scores["correlation"], 1) ** 2)),
+        "iou_at_1": scores["iou_at_10"] / 3,
+        "infidelity": 3 * scores["normalized_e_rmse"],
+        "infidelity_at_best_scale": 0.4 * scores["normalized_e_rmse"],
+    }
+
+
+def _references(
+    rng: np.random.Generator,
+    domains: Sequence[str],
+    alphas: Sequence[float],
+    accuracy: dict[str, float],
+    e_rmse: dict[str, float],
+) -> pd.DataFrame:
+    chance = {"iou_at_1": chance_iou_at(1, GRID * GRID), "iou_at_10": chance_iou_at(10, GRID * GRID)}
+    rows = []
+    for domain in domains:
+        zero = float(rng.uniform(0.57, 0.83))
+        known: list[dict[str, object]] = [
+            {"reference": "zero_predictor", "e_rmse": zero, "e_rmse_at_best_scale": zero, "infidelity": 0.6},
+            {"reference": "mean_map", "e_rmse": 0.96 * zero, "correlation": 0.2, "iou_at_10": rng.uniform(0.14, 0.27)},
+            {"reference": "other_mean_map", "e_rmse": 1.03 * zero, "correlation": 0.05, "iou_at_10": 0.13},
+            {"reference": "chance", "correlation": 0.0, **chance},
+            {"reference": "label_ceiling", "correlation": 0.85, "iou_at_10": rng.uniform(0.38, 0.62)},
+            {
+                "reference": "prediction_only", "accuracy": accuracy[domain], "e_rmse": e_rmse[domain],
+                "correlation": 0.02, "iou_at_1": 0.01, "iou_at_10": rng.uniform(0.03, 0.13), "infidelity": 3.0,
+            },
+            {
+                "reference": "zero_shot", "accuracy": 0.66 * accuracy[domain], "e_rmse": 1.05 * e_rmse[domain],
+                "correlation": 0.0, "iou_at_10": 0.09,
+            },
+        ]  # fmt: skip
+        known += [
+            {
+                "reference": "supervised", "alpha": alpha, "accuracy": 0.99 * accuracy[domain], "e_rmse": 0.75 * zero,
+                "e_rmse_at_best_scale": 0.72 * zero, "correlation": 0.7 - 0.2 * alpha, "iou_at_1": 0.3,
+                "iou_at_10": 0.5 - 0.2 * alpha, "infidelity": 0.4,
+            }
+            for alpha in alphas
+        ]  # fmt: skip
+        rows += [{"domain": domain} | row for row in known]
+    return pd.DataFrame(rows).reindex(columns=list(REFERENCE_COLUMNS))
+
+
+def _example(rng: np.random.Generator, domains: Sequence[str], index: int) -> Example:
+    """A bright disc on a striped ground; the label is high on the disc."""
+    side = 56
+    y, x = np.mgrid[:side, :side]
+    centre = rng.uniform(14, 42, 2)
+    disc = np.hypot(y - centre[0], x - centre[1]) < 11
+    colour, ground = rng.integers(120, 255, 3), rng.integers(20, 120, 3)
+    pixels = np.where(disc[:, :, None], colour, ground + 30 * ((x // 4) % 2)[:, :, None]).astype(np.uint8)
+    patches = disc.reshape(GRID, side // GRID, GRID, side // GRID).mean(axis=(1, 3)).ravel()
+
+    def blurred(strength: float) -> np.ndarray:
+        return (strength * patches + 0.3 * rng.normal(size=GRID * GRID)).astype(np.float32)
+
+    strengths = {"label": 2.0, "transferred": 0.8, "prediction_only": 0.0, "supervised": 1.4, "zero_shot": 0.1}
+    return Example(
+        domain=domains[index % len(domains)],
+        source_domain=domains[(index + 1) % len(domains)],
+        class_name=f"a disc {index}",
+        pixels=pixels,
+        attributions={name: blurred(strength) for name, strength in strengths.items()},
+    )

@@ -1,0 +1,300 @@
+"""The report shows the frames' numbers, beside their references, and trusts no name."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from synthetic_result import DOMAINS, synthetic_result
+
+from core.metrics import iou_at, top_patches
+from core.statistics import pearson
+from sweep.figures import draw_figures, example_rows, matrix_panel, similarity_correlations, trade_off
+from sweep.highlighting import faded, outline
+from sweep.report import render_html, terminal_summary, write_report
+from sweep.result import SweepResult
+from sweep.tables import REFERENCE_TITLES, best_pairs, chosen_pairs, headline
+
+
+class _Page(HTMLParser):
+    """The page's tables as text, its scripts' number, and every address that it names."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.scripts: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self._is_in = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        self._is_in = tag if tag in ("td", "th", "b", "span", "script", "style") else "other"
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._is_in in ("td", "th", "b", "span") and self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data
+        if self._is_in == "script":
+            self.scripts[-1] += data
+        elif self._is_in != "style":
+            self.text += data
+
+    def table_with(self, *heads: str) -> list[dict[str, str]]:
+        for head, *rows in self.tables:
+            if set(heads) <= set(head):
+                return [dict(zip(head, row, strict=True)) for row in rows]
+        raise AssertionError(f"no table with {heads}")
+
+
+def _html(result: SweepResult) -> str:
+    return render_html(result, [])
+
+
+@pytest.fixture(scope="module")
+def result() -> SweepResult:
+    return synthetic_result(num_examples=2)
+
+
+@pytest.fixture(scope="module")
+def page(result) -> _Page:
+    return _Page(_html(result))
+
+
+def _points(figure: Figure, panel: int, gid: str) -> np.ndarray:
+    found = [c.get_offsets() for c in figure.axes[panel].collections if c.get_gid() == gid]
+    return np.concatenate(found)
+
+
+def _sorted(points: np.ndarray) -> np.ndarray:
+    return points[np.lexsort(points.T)]
+
+
+def test_all_pairs_table_shows_every_chosen_test_row(result, page):
+    rows = page.table_with("source", "target", "IoU@10", "similarity, explainability")
+    pairs = chosen_pairs(result)
+    zero = result.references.query("reference == 'zero_predictor'").set_index("domain")["e_rmse"]
+    assert len(rows) == len(pairs) == 56
+    for row, (_, pair) in zip(rows, pairs.iterrows(), strict=True):
+        assert (row["source"], row["target"]) == (pair["source_domain"], pair["target_domain"])
+        assert row["IoU@10"] == f"{pair['iou_at_10']:.3f}"
+        assert row["normalised E-RMSE"] == f"{pair['normalized_e_rmse']:.3f}"
+        assert row["similarity, explainability"] == f"{pair['similarity_explainability']:.3f}"
+        assert row["E-RMSE of zero predictor"] == f"{zero[pair['target_domain']]:.3f}"
+
+
+def test_the_headline_stands_between_all_its_references(result, page):
+    rows = {row["model"]: row for row in page.table_with("model", "infidelity")}
+    assert set(rows) == {"transferred, mean", *REFERENCE_TITLES.values()}
+    means = headline(result)
+    assert rows["transferred, mean"]["IoU@10"] == f"{means.loc['transferred', 'iou_at_10']:.3f}"
+    assert rows["chance"]["IoU@10"] == "0.118"
+    assert rows["zero predictor"]["IoU@10"] == "–"
+
+
+def test_it_says_how_many_pairs_beat_the_predictors_that_explain_nothing(result, page):
+    cells = result.cells.copy()
+    cells.loc[cells["target_domain"] == "cars", "e_rmse"] = 0.01
+    assert "0 of 56 pairs beat the zero predictor, which explains nothing, and 0 of 56 the mean map" in page.text
+    assert "7 of 56 pairs beat the zero predictor" in _Page(_html(replace(result, cells=cells))).text
+    assert "falls by shrinkage alone" in page.text
+
+
+def test_every_setting_is_in_the_provenance_table(result, page):
+    shown = {row["setting"]: row["value"] for row in page.table_with("setting", "value")}
+    expected = {"sweep_key": result.sweep_key, "suite": result.suite, **result.provenance}
+    assert shown == {name: str(value) for name, value in expected.items()}
+
+
+def test_selection_on_test_raises_a_banner_everywhere(page):
+    on_test = synthetic_result(DOMAINS[:3], select="test", num_examples=0)
+    assert "too good" not in page.text
+    assert "chosen on the test split" in _Page(_html(on_test)).text
+    assert terminal_summary(on_test).startswith("WARNING: Alpha and lambda2 were chosen on the test split")
+
+
+def test_a_name_is_text_and_never_markup():
+    evil = '<img src=x onerror="alert(1)">'
+    result = synthetic_result([evil, "</script><script>alert(2)</script>"], num_examples=1)
+    example = replace(result.examples[0], class_name="<b>&amp;")
+    provenance = {**result.provenance, "<u>": "</table>"}
+    result = replace(result, suite="<i>mine</i>", provenance=provenance, examples=[example])
+    page = _Page(render_html(result, draw_figures(result)))
+    assert len(page.scripts) == 1 and "alert" not in page.scripts[0]
+    assert {row["source"] for row in page.table_with("source", "similarity, explainability")} == set(result.domains)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert {"setting": "<u>", "value": "</table>"} in page.table_with("setting", "value")
+
+
+def test_a_name_cannot_command_the_terminal():
+    text = terminal_summary(synthetic_result(["\x1b[31mred\x07", "naïve " * 20], num_examples=0))
+    assert text.isascii() and all(c == "\n" or c.isprintable() for c in text)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_page_needs_nothing_but_itself(result, tmp_path):
+    path = write_report(result, tmp_path)
+    text = path.read_text(encoding="utf-8")
+    page = _Page(text)
+    assert page.addresses and all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert not re.search(r"https?://|url\(|@import", text)
+    anchors = set(re.findall(r'id="([^"]+)"', text))
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= anchors
+    names = {file.stem for file in (tmp_path / "figures").iterdir()}
+    assert names == {
+        "trade_off", "similarity_correlations", "coefficient_curves", "examples_1", "matrix_normalized_e_rmse",
+        "matrix_normalized_accuracy", "matrix_iou_at_10", "matrix_correlation", "matrix_similarity_prediction_only",
+        "matrix_similarity_explainability", "matrix_lambda2",
+    }  # fmt: skip
+    assert text.count("data:image/png;base64,") == len(names)
+
+
+def test_the_same_result_gives_the_same_page(result, tmp_path):
+    first = write_report(result, tmp_path / "a").read_bytes()
+    result.to_directory(tmp_path / "result")
+    again = write_report(SweepResult.from_directory(tmp_path / "result"), tmp_path / "b").read_bytes()
+    assert first == again
+
+
+def test_terminal_summary_lists_the_best_pairs_and_every_reference(result):
+    text = terminal_summary(result, num_pairs=3)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100 and text.isascii()
+    start = next(index for index, line in enumerate(lines) if line.startswith("source -> target")) + 1
+    for line, (_, pair) in zip(lines[start : start + 3], best_pairs(result, 3).iterrows(), strict=True):
+        assert line.startswith(f"{pair['source_domain']} -> {pair['target_domain']} ")
+        assert line.endswith(f" {pair['iou_at_10']:.3f}")
+    for title in REFERENCE_TITLES.values():
+        assert any(line.startswith(title) for line in lines)
+    assert "0 of 56 pairs beat the zero predictor" in text
+
+
+def test_trade_off_plots_every_pair_where_the_frame_says(result):
+    figure, pairs = trade_off(result), chosen_pairs(result)
+    for panel, column in ((0, "normalized_e_rmse"), (1, "iou_at_10")):
+        expected = pairs[[column, "normalized_accuracy"]].to_numpy()
+        np.testing.assert_allclose(_sorted(_points(figure, panel, "pairs")), _sorted(expected))
+    zero = sorted(line.get_xdata()[0] for line in figure.axes[0].lines if line.get_gid() == "zero_predictor")
+    own = result.references.set_index(["reference", "domain"])["e_rmse"]
+    np.testing.assert_allclose(zero, sorted(own["zero_predictor"] / own["prediction_only"]))
+    chance = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_gid() == "chance"]
+    assert chance == [pytest.approx(0.118, abs=5e-4)]
+
+
+def test_trade_off_colour_is_the_source_and_shape_the_target(result):
+    figure, pairs = trade_off(result), chosen_pairs(result)
+    groups = [c for c in figure.axes[0].collections if c.get_gid() == "pairs"]
+    assert len(groups) == len(DOMAINS)
+    colour_of: dict[str, tuple[float, ...]] = {}
+    for target, group in zip(DOMAINS, groups, strict=True):
+        sources = pairs[pairs["target_domain"] == target]["source_domain"]
+        for source, colour in zip(sources, group.get_facecolors(), strict=True):
+            assert colour_of.setdefault(source, tuple(colour)) == tuple(colour)
+    assert len(set(colour_of.values())) == len(DOMAINS)
+    assert len({group.get_paths()[0].vertices.tobytes() for group in groups}) == len(DOMAINS)
+
+
+def test_correlation_panels_state_r_of_what_they_plot(result):
+    figure = similarity_correlations(result)
+    for panel in range(3):
+        points = _points(figure, panel, "pairs")
+        fit = pearson(points[:, 0], points[:, 1])
+        text = next(t.get_text() for t in figure.axes[panel].texts)
+        assert text.startswith(f"r = {fit.r:.2f}, p ")
+        (line,) = figure.axes[panel].lines
+        slope, intercept = np.polyfit(points[:, 0], points[:, 1], 1)
+        np.testing.assert_allclose(line.get_ydata(), slope * line.get_xdata() + intercept)
+
+
+def test_matrix_holds_each_pair_in_its_place_and_supervised_on_the_diagonal(result):
+    image = matrix_panel(result, "correlation").axes[0].images[0]
+    shown = np.ma.getdata(image.get_array())
+    pairs = chosen_pairs(result).set_index(["source_domain", "target_domain"])
+    assert shown[0, 5] == pairs.loc[("cars", "scenes"), "correlation"]
+    assert shown[5, 0] == pairs.loc[("scenes", "cars"), "correlation"]
+    supervised = result.references.query("reference == 'supervised' and domain == 'cars'")["correlation"]
+    assert supervised.min() <= shown[0, 0] <= supervised.max()
+
+
+@pytest.mark.parametrize("column", ["normalized_e_rmse", "normalized_accuracy"])
+def test_normalised_matrices_are_centred_on_the_prediction_only_model(result, column):
+    norm = matrix_panel(result, column).axes[0].images[0].norm
+    assert norm(1.0) == pytest.approx(0.5)
+    assert norm.vmax - 1 == pytest.approx(1 - norm.vmin)
+
+
+def test_example_rows_state_the_overlap_that_they_show(result):
+    example = result.examples[0]
+    axes = example_rows([example]).axes[0]
+    shown = {text.get_gid(): text.get_text() for text in axes.texts if text.get_gid()}
+    maps = {name: values[None] for name, values in example.attributions.items()}
+    label = maps.pop("label")
+    assert shown == {name: f"{iou_at(10, values, label):.2f}" for name, values in maps.items()}
+
+
+def test_only_the_top_patches_keep_their_colours():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (60, 50, 3), dtype=np.uint8)  # neither side is a multiple of 7
+    attributions = rng.normal(size=49).astype(np.float32)
+    is_top = top_patches(attributions[None], 10)[0]
+    is_kept = (faded(pixels, is_top) == pixels).all(axis=2)
+    for row in range(60):
+        for column in range(50):
+            if is_top[(row * 7 // 60) * 7 + column * 7 // 50]:
+                assert is_kept[row, column]
+    # A grey and pale pixel can equal its original only by accident.
+    assert is_kept.mean() == pytest.approx(10 / 49, abs=0.03)
+
+
+def test_the_outline_surrounds_the_top_patches():
+    alone, joined, edge = np.zeros(49, bool), np.zeros(49, bool), np.zeros(49, bool)
+    alone[24], joined[[24, 25]], edge[0] = True, True, True
+    assert len(outline(alone)) == 4 and len(outline(joined)) == 6 and len(outline(edge)) == 4
+    corners = {point for segment in outline(alone) for point in segment}
+    np.testing.assert_allclose(sorted(corners), [(a / 7, b / 7) for a in (3, 4) for b in (3, 4)])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "result",
+    [
+        synthetic_result(["a", "b"], alphas=[0.5], lambdas=[0.8], num_examples=1),
+        synthetic_result([f"_{i} $x^{{$ a long name of a domain" for i in range(11)], num_examples=0),
+        synthetic_result(DOMAINS[:3], alphas=[i / 10 for i in range(1, 10)], lambdas=np.linspace(0, 1.2, 13).tolist()),
+        synthetic_result(DOMAINS[:3], alphas=[0.5], lambdas=np.linspace(0, 1.2, 60).tolist(), num_examples=9),
+    ],
+    ids=["two domains, one point", "odd names", "the paper's grid", "a free sampler"],
+)
+def test_every_shape_of_sweep_is_drawn(result, tmp_path):
+    write_report(result, tmp_path)
+    for path in (tmp_path / "figures").iterdir():
+        assert Image.open(BytesIO(path.read_bytes())).size > (300, 200)
+    assert max(map(len, terminal_summary(result).splitlines())) <= 100
+
+
+@pytest.mark.filterwarnings("error")
+def test_gaps_are_shown_as_gaps_and_counted(result, tmp_path):
+    cells = result.cells.copy()
+    cells.loc[cells["target_domain"] == "cars", ["correlation", "iou_at_10", "normalized_accuracy"]] = np.nan
+    is_lost = (cells["source_domain"] == "cars") & (cells["target_domain"] == "scenes") & (cells["split"] == "test")
+    references = result.references[result.references["reference"] == "supervised"]
+    gappy = replace(result, cells=cells[~is_lost], references=references, similarities=result.similarities.iloc[:0])
+    page = _Page(write_report(gappy, tmp_path).read_text(encoding="utf-8"))
+    rows = page.table_with("source", "target", "similarity, explainability")
+    assert len(rows) == 55
+    assert all(row["correlation"] == "–" for row in rows if row["target"] == "cars")
+    assert "1 of 56 pairs have no result" in page.text and "correlation 7" in page.text
+    assert "missing for some domains: zero predictor, mean map" in page.text
+    assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
