@@ -18,15 +18,14 @@ from core.model import SelfExplainingClassifier
 Precision = Literal["float32", "bfloat16"]
 Floats = NDArray[np.float32]
 
-NUM_PERTURBATIONS = 64
-
 
 @dataclass(frozen=True)
 class LabelSettings:
     """What a label set depends on besides the classifier and the pictures.
 
     budget: evaluations a picture, besides those of the empty and the grand coalition. pool_size: coalition matrices in the pool.
-    value, label_scale: see `CoalitionEvaluator`. precision: arithmetic of the image tower. seed: of the pool.
+    value, label_scale: see `CoalitionEvaluator`. precision: arithmetic of the image tower. seed: of the pool. num_perturbations:
+    additional evaluations a picture that infidelity is measured on (0 where no model is scored on the pictures).
     """
 
     budget: int = 512
@@ -35,6 +34,7 @@ class LabelSettings:
     label_scale: float = 3.5
     precision: Precision = "float32"
     seed: int = 0
+    num_perturbations: int = 0
 
     def __post_init__(self) -> None:
         if self.pool_size < 1:
@@ -73,13 +73,20 @@ class AttributionLabels:
         )
 
 
-def perturbations(num_patches: int, num_perturbations: int = NUM_PERTURBATIONS) -> NDArray[np.bool_]:
+def perturbations(num_patches: int, num_perturbations: int) -> NDArray[np.bool_]:
     """The fixed perturbations infidelity is taken over, True where a patch is removed. [I, M]
 
     Each removes every patch independently, with a probability drawn for the perturbation uniformly from [0.1, 0.9].
     """
     generator = np.random.default_rng(num_patches)
     return generator.random((num_perturbations, num_patches)) < generator.uniform(0.1, 0.9, (num_perturbations, 1))
+
+
+def fast_precision(device: str) -> Precision:
+    """bfloat16 where the device has arithmetic for it, else float32. The error it adds is far below the labels' own (see the tests)."""
+    if device == "cuda" or torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16"
+    return "float32"
 
 
 class Labeller:
@@ -90,6 +97,7 @@ class Labeller:
     ) -> None:
         self._num_patches = classifier.visual.grid_size[0] * classifier.visual.grid_size[1]
         self._pool = settings.pool(self._num_patches, role)
+        self._removed = perturbations(self._num_patches, settings.num_perturbations)
         self._pool.matrix(0).solver  # noqa: B018  a budget that cannot be solved is an error before any evaluation
         self._evaluator = CoalitionEvaluator(
             classifier,
@@ -107,13 +115,12 @@ class Labeller:
     def label(self, inputs: Tensor, class_ids: Tensor, picture_ids: Sequence[str]) -> AttributionLabels:
         """Labels of normalised inputs [N, 3, S, S] for their classes [N]; each picture's id picks its coalitions."""
         members = np.array([self._pool.member_of(picture_id) for picture_id in picture_ids])
-        removed = perturbations(self._num_patches)
         ends = np.stack([np.zeros(self._num_patches, dtype=bool), np.ones(self._num_patches, dtype=bool)])
         out: AttributionLabels | None = None
         for member in np.unique(members):
             matrix = self._pool.matrix(int(member))
             index = np.flatnonzero(members == member)
-            games = np.concatenate([matrix.coalitions, ends, ~removed])
+            games = np.concatenate([matrix.coalitions, ends, ~self._removed])
             values = self._evaluator.values(inputs[index], class_ids[index], torch.from_numpy(games)).cpu().numpy()
             sampled, rest = values[:, : matrix.budget], values[:, matrix.budget :]
             game = (sampled.astype(np.float64), rest[:, 0].astype(np.float64), rest[:, 1].astype(np.float64))

@@ -40,7 +40,8 @@ class SplitEvaluator:
         self._plan = plan
         self._pictures = load_pictures(plan, store, domain, split)
         self.labels: AttributionLabels = load_labels(plan, store, domain, split)
-        self._removed = perturbations(self.labels.attributions.shape[1])
+        num_perturbations = plan.label_settings(split).num_perturbations
+        self._removed = perturbations(self.labels.attributions.shape[1], num_perturbations)
 
     @torch.inference_mode()
     def outputs(self, classifier: SelfExplainingClassifier) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +194,7 @@ def _ceiling(first: AttributionLabels, second: AttributionLabels) -> Scores:
     return attribution_scores(
         second.attributions,
         same.attributions,
-        perturbations(same.attributions.shape[1]),
+        perturbations(same.attributions.shape[1], same.perturbation_values.shape[1]),
         same.value_full,
         same.perturbation_values,
     )

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from core.attribution_labels import NUM_PERTURBATIONS, LabelSettings
+from core.attribution_labels import LabelSettings
 from core.model import Preprocessing
 from sweep.config import DomainSource, SweepConfig
 from sweep.store import artifact_key
@@ -107,7 +107,6 @@ class Plan:
             "split": split,
             "settings": asdict(self.label_settings(split)),
             "max_pictures": self.max_labelled(split),
-            "perturbations": NUM_PERTURBATIONS,
             "device": self.config.device,
         }
         return Stage("label", f"{domain} {split}", params, (self.prediction_only(domain).key, self.pictures(domain).key))

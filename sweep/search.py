@@ -160,6 +160,12 @@ class PairTrial(tune.Trainable):
         artifact = compute_pair(self._plan, self._store, source, target)
         return {"num_cells": artifact.manifest["meta"]["num_cells"], "done": True}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}  # a pair's result is in the store; Tune has nothing to keep
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        pass
+
 
 class _Progress(Callback):
     def __init__(self, on_pair: Callable[[], None]) -> None:

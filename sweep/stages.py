@@ -10,14 +10,12 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -30,6 +28,7 @@ from core.finetune import Progress, TrainingData, finetune
 from core.model import Base, SelfExplainingClassifier, load_base
 from core.task_vectors import TaskVector
 from sweep.config import ConfigError, DataSettings, DomainSource
+from sweep.label_files import read_labels, write_labels
 from sweep.plan import LabelSplit, Plan, Stage
 from sweep.store import Artifact, Store
 from sweep.suites import DRAWN
@@ -316,38 +315,6 @@ def _cached_prediction_only(plan: Plan, store: Store, domain: str) -> SelfExplai
     if _last_classifier is None or _last_classifier[0] != key:
         _last_classifier = (key, load_classifier(plan, store, domain, 1.0))
     return _last_classifier[1]
-
-
-def write_labels(
-    path: Path,
-    ids: list[str],
-    class_ids: NDArray[np.int64],
-    labels: AttributionLabels,
-    budget: int,
-    provenance: Mapping[str, Any],
-) -> None:
-    """Labels as Parquet that any reader opens: fixed-size lists of float32, no tensor extension."""
-    columns: dict[str, pa.Array] = {"id": pa.array(ids), "class_id": pa.array(class_ids)}
-    for f in fields(labels):
-        values = np.ascontiguousarray(getattr(labels, f.name), dtype=np.float32)
-        flat = pa.array(values.ravel())
-        columns[f.name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1]) if values.ndim == 2 else flat
-    columns["budget"] = pa.array(np.full(len(ids), budget, dtype=np.int32))
-    table = pa.table(columns).replace_schema_metadata({"attribution_labels": json.dumps(provenance, sort_keys=True)})
-    pq.write_table(table, path)
-
-
-def read_labels(path: Path) -> tuple[list[str], AttributionLabels]:
-    """Picture ids and labels of a shard."""
-    table = pq.read_table(path)
-
-    def column(name: str) -> NDArray[np.float32]:
-        values = table[name].combine_chunks()
-        if pa.types.is_fixed_size_list(values.type):
-            return values.flatten().to_numpy().reshape(len(values), values.type.list_size)
-        return values.to_numpy()
-
-    return table["id"].to_pylist(), AttributionLabels(**{f.name: column(f.name) for f in fields(AttributionLabels)})
 
 
 def load_labels(plan: Plan, store: Store, domain: str, split: LabelSplit) -> AttributionLabels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from core import miniature as drawings
-from core.attribution_labels import LabelSettings
+from core.attribution_labels import LabelSettings, fast_precision
 from core.finetune import Recipe
 from core.model import MINIATURE
 from sweep.config import DataSettings, DomainSource, LabelPlan, SearchSettings, SweepConfig
@@ -20,12 +20,12 @@ def miniature() -> SweepConfig:
         suite="miniature",
         base=MINIATURE,
         domains=tuple(DomainSource(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
-        data=DataSettings(max_train_pictures=320, max_test_pictures=120),
-        recipe=Recipe(learning_rate=8e-4, batch_size=32, num_steps=250, warmup_steps=25),
+        data=DataSettings(max_train_pictures=300, max_test_pictures=120),
+        recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=250, warmup_steps=25),
         labels=LabelPlan(
-            train=LabelSettings(budget=192),
-            evaluation=LabelSettings(budget=1024, pool_size=8),
-            max_test=48,
+            train=LabelSettings(budget=384, precision=fast_precision("cpu")),
+            evaluation=LabelSettings(budget=768, pool_size=8, precision=fast_precision("cpu"), num_perturbations=64),
+            max_test=40,
             num_ceiling=12,
         ),
         search=SearchSettings(alphas=(0.3, 0.7), num_trials=16),
@@ -71,7 +71,7 @@ def paper() -> SweepConfig:
         recipe=Recipe(learning_rate=1e-5, batch_size=128, epochs=10, warmup_steps=500, weight_decay=0.1, precision="bfloat16"),
         labels=LabelPlan(
             train=LabelSettings(budget=500, precision="bfloat16"),
-            evaluation=LabelSettings(budget=1024, pool_size=8, precision="bfloat16"),
+            evaluation=LabelSettings(budget=1024, pool_size=8, precision="bfloat16", num_perturbations=64),
             max_test=2000,
             num_ceiling=64,
             shard_size=256,

@@ -70,10 +70,7 @@ def _random_course(rng: Rng, draw: ImageDraw.ImageDraw, swing: float) -> list[Po
     across = Pen(draw, CANVAS_SIZE / 2, CANVAS_SIZE / 2, angle=rng.uniform(0, math.pi))
     offset, phase, num_waves = rng.uniform(-25, 25), rng.uniform(0, 2 * math.pi), rng.uniform(0.5, 1.3)
     steps = [step / 12 for step in range(13)]
-    return [
-        across.at(190 * (step - 0.5), offset + swing * math.sin(phase + num_waves * 2 * math.pi * step))
-        for step in steps
-    ]
+    return [across.at(190 * (step - 0.5), offset + swing * math.sin(phase + num_waves * 2 * math.pi * step)) for step in steps]
 
 
 def _lake(rng: Rng, hue_shift: float, zoom: float, *, has_shore: bool = True) -> Image.Image:

@@ -144,9 +144,7 @@ class Pen:
     def polygon(self, points: Sequence[Point], fill: Color | None = None, outline: Color | None = None) -> None:
         self.draw.polygon([self.at(u, v) for u, v in points], fill=fill, outline=outline)
 
-    def box(
-        self, u: float, v: float, width: float, height: float, fill: Color | None = None, outline: Color | None = None
-    ) -> None:
+    def box(self, u: float, v: float, width: float, height: float, fill: Color | None = None, outline: Color | None = None) -> None:
         """A rectangle centred on (u, v)."""
         half_width, half_height = width / 2, height / 2
         self.polygon(

@@ -83,9 +83,7 @@ def draw_pictures(recipe: Recipe) -> CaptionedPictures:
     """The pretraining set: about a millisecond a picture."""
     drawn = [draw_captioned(recipe.seed, index) for index in range(recipe.num_pictures)]
     phrases, phrase_ids = np.unique([phrase for _, phrase in drawn], return_inverse=True)
-    return CaptionedPictures(
-        np.stack([picture for picture, _ in drawn]), phrases.tolist(), torch.from_numpy(phrase_ids)
-    )
+    return CaptionedPictures(np.stack([picture for picture, _ in drawn]), phrases.tolist(), torch.from_numpy(phrase_ids))
 
 
 def tokenize(phrases: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,9 +203,7 @@ def zero_shot_accuracies(model: CLIP, num_pictures: int = 200) -> dict[str, floa
         domain = domain_spec(name)
         pictures, class_ids = draw_split(name, "test", num_pictures)
         prompts = [[template.format(class_name) for template in domain.templates] for class_name in domain.class_names]
-        class_features = torch.stack(
-            [model.encode_text(tokenizer(of_class), normalize=True).mean(0) for of_class in prompts]
-        )
+        class_features = torch.stack([model.encode_text(tokenizer(of_class), normalize=True).mean(0) for of_class in prompts])
         logits = model.encode_image(preprocess(pictures), normalize=True) @ F.normalize(class_features, dim=-1).T
         accuracies[name] = float((logits.argmax(1).numpy() == class_ids).mean())
     return accuracies
@@ -221,11 +217,13 @@ def load_base(directory: Path = BASE_DIRECTORY) -> CLIP:
     return model.eval()
 
 
-def describe(
-    recipe: Recipe, weights: Path, seconds: dict[str, float], accuracies: dict[str, float], command: str
-) -> str:
+def describe(recipe: Recipe, weights: Path, seconds: dict[str, float], accuracies: dict[str, float]) -> str:
     """The README beside the weights."""
     table = [f"| {name} | {len(domain_spec(name).class_names)} | {accuracies[name]:.3f} |" for name in DOMAIN_NAMES]
+    command = "python -m core.miniature.pretrain"
+    for option, field in (("--steps", "num_steps"), ("--pictures", "num_pictures"), ("--seed", "seed")):
+        if getattr(recipe, field) != getattr(Recipe(), field):
+            command += f" {option} {getattr(recipe, field)}"
     settings = [f"| {name} | {value} |" for name, value in asdict(recipe).items()]
     lines = [
         "# The miniature suite's base model",
@@ -280,8 +278,7 @@ def main() -> None:
     for name, accuracy in accuracies.items():
         print(f"zero-shot {name:15s} {accuracy:.3f}  (chance {1 / len(domain_spec(name).class_names):.3f})")
     print(f"zero-shot mean            {np.mean(list(accuracies.values())):.3f}")
-    command = "python -m core.miniature.pretrain"
-    (arguments.out / "README.md").write_text(describe(recipe, weights, seconds, accuracies, command))
+    (arguments.out / "README.md").write_text(describe(recipe, weights, seconds, accuracies))
 
 
 if __name__ == "__main__":

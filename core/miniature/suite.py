@@ -40,9 +40,7 @@ class _Drawn:
 
 _DOMAINS = {
     "cars": _Drawn(vehicles.NAMES, ("{}",), lambda rng, name, is_test: vehicles.draw_on_road(rng, name)),
-    "textures": _Drawn(
-        textures.NAMES[:10], ("{} texture", "{} pattern"), lambda rng, name, is_test: textures.draw(rng, name)
-    ),
+    "textures": _Drawn(textures.NAMES[:10], ("{} texture", "{} pattern"), lambda rng, name, is_test: textures.draw(rng, name)),
     "land_cover": _Drawn(
         aerial.LAND_COVER_NAMES,
         ("satellite photo of {}", "{}"),
@@ -55,9 +53,7 @@ _DOMAINS = {
         lambda rng, name, is_test: aerial.draw(rng, name, zoom=1.15),
     ),
     "scenes": _Drawn(scenes.NAMES, ("{}",), lambda rng, name, is_test: scenes.draw(rng, name)),
-    "street_digits": _Drawn(
-        digits.NAMES, ("number {}",), lambda rng, name, is_test: digits.draw_street_number(rng, name)
-    ),
+    "street_digits": _Drawn(digits.NAMES, ("number {}",), lambda rng, name, is_test: digits.draw_street_number(rng, name)),
     "clean_digits": _Drawn(
         digits.NAMES,
         ("number {}",),
@@ -71,11 +67,7 @@ DOMAIN_NAMES = tuple(_DOMAINS)
 def domain_spec(name: str) -> MiniatureDomain:
     """The domain's class names and prompt templates; ValueError if there is no such domain."""
     drawn = _drawn(name)
-    templates = tuple(
-        template.format(phrase) if phrase != "{}" else template
-        for phrase in drawn.phrases
-        for template in PROMPT_TEMPLATES
-    )
+    templates = tuple(template.format(phrase) for phrase in drawn.phrases for template in PROMPT_TEMPLATES)
     return MiniatureDomain(name, drawn.class_names, templates)
 
 

@@ -25,9 +25,7 @@ _Y, _X = np.mgrid[0:CANVAS_SIZE, 0:CANVAS_SIZE].astype(np.float32)
 def draw(rng: Rng, name: str, *, fills_picture: bool | None = None) -> Image.Image:
     """The texture; if `fills_picture` is None, three in five lie as a patch on a plain background."""
     share = _pattern(rng, name)
-    first, second = (
-        np.array(random_color(rng, saturation=(0.05, 0.9), value=(0.1, 0.95)), np.float32) for _ in range(2)
-    )
+    first, second = (np.array(random_color(rng, saturation=(0.05, 0.9), value=(0.1, 0.95)), np.float32) for _ in range(2))
     if abs(first.mean() - second.mean()) < 60:
         second = 255 - 0.6 * first if first.mean() > 128 else np.minimum(255, first + 110)
     grain = 0.07 * rng.standard_normal(share.shape, dtype=np.float32)
@@ -66,9 +64,7 @@ def _hexagon_centers(rng: Rng) -> np.ndarray:
     spacing = rng.uniform(16, 26)
     row_height = spacing * math.sqrt(3) / 2
     rows, columns = int(CANVAS_SIZE / row_height) + 2, int(CANVAS_SIZE / spacing) + 2
-    grid = [
-        ((column + row % 2 / 2) * spacing, row * row_height) for row in range(-1, rows) for column in range(-1, columns)
-    ]
+    grid = [((column + row % 2 / 2) * spacing, row * row_height) for row in range(-1, rows) for column in range(-1, columns)]
     return (np.array(grid) + rng.uniform(0, spacing, 2)).astype(np.float32)
 
 

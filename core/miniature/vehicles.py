@@ -99,9 +99,7 @@ def draw_alone(rng: Rng, name: str) -> Image.Image:
     return image
 
 
-def _draw_body(
-    rng: Rng, draw: ImageDraw.ImageDraw, name: str, left: float, top: float, length: float, height: float
-) -> None:
+def _draw_body(rng: Rng, draw: ImageDraw.ImageDraw, name: str, left: float, top: float, length: float, height: float) -> None:
     body = BODIES[name]
     faces_right = rng.random() < 0.5
 

@@ -1,0 +1,46 @@
+"""What several test files share: the miniature base and a handful of drawn pictures with a classifier for them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from core import miniature
+from core.model import Base, SelfExplainingClassifier, load_base
+
+
+@dataclass(frozen=True)
+class Pictures:
+    pixels: torch.Tensor
+    inputs: torch.Tensor
+    class_ids: torch.Tensor
+    ids: list[str]
+
+
+@pytest.fixture(scope="session")
+def base() -> Base:
+    torch.set_num_threads(1)
+    return load_base("miniature")
+
+
+@pytest.fixture(scope="session")
+def signs(base: Base) -> Pictures:
+    """24 traffic signs."""
+    pixels, class_ids = miniature.draw_split("traffic_signs", "train", 24)
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    return Pictures(tensor, base.preprocessing.normalise(tensor), torch.from_numpy(class_ids), [f"train/{i}" for i in range(24)])
+
+
+@pytest.fixture(scope="session")
+def sign_classifier(base: Base) -> SelfExplainingClassifier:
+    """The zero-shot classifier of traffic signs. Tests that train take a copy."""
+    spec = miniature.domain_spec("traffic_signs")
+    return base.classifier(base.head(spec.class_names, spec.templates)).eval()

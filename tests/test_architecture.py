@@ -1,0 +1,85 @@
+"""Who may import what: the architecture as a table."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep") for p in (ROOT / package).rglob("*.py"))
+
+# A heavy library -> the only modules that may import it.
+HOMES = {
+    "open_clip": {"core/model.py", "core/miniature/pretrain.py"},
+    "ray": {"sweep/cluster.py"},
+    "ray.data": {"sweep/labelling.py"},
+    "ray.train": {"sweep/training.py"},
+    "ray.tune": {"sweep/search.py"},
+    "optuna": {"sweep/search.py"},
+    "mlflow": {"sweep/tracking.py", "sweep/tracking_store.py"},
+    "matplotlib": {"sweep/figures.py"},
+    "fsspec": {"core/data_directory.py", "sweep/store.py", "sweep/leases.py"},
+    "huggingface_hub": {"core/data_directory.py"},
+    "pyarrow": {"core/parquet_layout.py", "core/parquet_split.py", "sweep/label_files.py"},
+    "sklearn": {"core/miniature/digits.py"},
+    "scipy": {"core/metrics.py", "core/statistics.py"},
+    "shap": set(),  # a test's oracle, never a dependency of the system
+}
+# `core` is the method: it knows nothing of how it is run.
+NOT_IN_CORE = {"sweep", "ray", "optuna", "mlflow", "matplotlib", "pandas", "psutil"}
+
+
+def imports_of(module: str) -> set[str]:
+    """Every module that is imported, `from a import b` both as a and as a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def uses(module: str, library: str) -> bool:
+    """Whether a module imports a library, counted to its most particular entry in HOMES (ray.data is not ray)."""
+    for name in imports_of(module):
+        if name != library and not name.startswith(f"{library}."):
+            continue
+        closer = [other for other in HOMES if other.startswith(f"{library}.") and (name == other or name.startswith(f"{other}."))]
+        if not closer:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_heavy_library_has_one_home(library):
+    assert {module for module in MODULES if uses(module, library)} <= HOMES[library]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("core/")])
+def test_core_knows_nothing_of_the_system(module):
+    tops = {name.split(".")[0] for name in imports_of(module)}
+    assert not tops & NOT_IN_CORE
+
+
+def test_the_drawings_need_neither_torch_nor_open_clip():
+    """They are drawn in many processes and should start at once."""
+    for module in MODULES:
+        if module.startswith("core/miniature/") and Path(module).name not in {"pretrain.py", "weights.py"}:
+            assert not {name.split(".")[0] for name in imports_of(module)} & {"torch", "open_clip", "safetensors"}, module
+
+
+def test_nothing_unpickles_files_of_others():
+    """Weights are safetensors; the one torch.load reads a training's own checkpoint, weights only."""
+    for module in MODULES:
+        source = (ROOT / module).read_text()
+        assert "pickle.load" not in source, module
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), module
+
+
+def test_files_stay_readable():
+    assert {m: n for m in MODULES if (n := len((ROOT / m).read_text().splitlines())) > 450} == {}

@@ -1,0 +1,86 @@
+"""Equations 1 to 3 and 6 to 8 as identities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.task_vectors import TaskVector, TaskVectorError, transfer
+
+
+def weights(seed, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return {"conv1.weight": scale * torch.randn(4, 3, generator=generator), "proj": scale * torch.randn(5, generator=generator)}
+
+
+def moved(start, seed):
+    step = weights(seed, 0.01)
+    return {k: v + step[k] for k, v in start.items()}
+
+
+BASE = weights(0)
+FT_S, FT_T = moved(BASE, 1), moved(BASE, 2)
+STAR_S = moved(FT_S, 3)
+
+
+def close(a, b):
+    for k in b:
+        torch.testing.assert_close(a[k], b[k], atol=1e-6, rtol=0)
+
+
+def test_base_plus_task_vector_is_the_fine_tuned_model():
+    close(TaskVector.between(FT_S, BASE, "b").apply_to(BASE), FT_S)
+
+
+def test_equation_7_both_forms_agree():
+    tau_ft_t, tau_ft_s = TaskVector.between(FT_T, BASE, "b"), TaskVector.between(FT_S, BASE, "b")
+    tau_fts_s = TaskVector.between(STAR_S, BASE, "b")
+    tau_star_s = TaskVector.between(STAR_S, FT_S, "b")
+    left, right = tau_ft_t + tau_fts_s - tau_ft_s, tau_ft_t + tau_star_s
+    close(left.weights, right.weights)
+
+
+def test_equation_6_holds_exactly_when_the_explainability_vectors_are_equal():
+    star = TaskVector.between(STAR_S, FT_S, "b")
+    star_t_weights = star.apply_to(FT_T)
+    lhs = TaskVector.between(STAR_S, BASE, "b") - TaskVector.between(FT_S, BASE, "b")
+    rhs = TaskVector.between(star_t_weights, BASE, "b") - TaskVector.between(FT_T, BASE, "b")
+    close(lhs.weights, rhs.weights)
+    assert lhs.cosine_similarity(rhs) == pytest.approx(1.0, abs=1e-4)  # float32 weights: the difference loses digits
+
+
+def test_equation_8_lambda2_zero_is_the_target_model_and_all_zero_the_base():
+    task, star = TaskVector.between(FT_T, BASE, "b"), TaskVector.between(STAR_S, FT_S, "b")
+    close(transfer(BASE, task, star, 1.0, 0.0), FT_T)
+    close(transfer(BASE, task, star, 0.0, 0.0), BASE)
+    close(transfer(BASE, task, star, 1.0, 0.8), {k: BASE[k] + (FT_T[k] - BASE[k]) + 0.8 * (STAR_S[k] - FT_S[k]) for k in BASE})
+
+
+def test_transfer_to_the_source_itself_gives_its_self_explaining_model():
+    task, star = TaskVector.between(FT_S, BASE, "b"), TaskVector.between(STAR_S, FT_S, "b")
+    close(transfer(BASE, task, star, 1.0, 1.0), STAR_S)
+
+
+def test_equation_3_scales_a_vector_and_equation_1_a_sum():
+    a, b = TaskVector.between(FT_S, BASE, "b"), TaskVector.between(FT_T, BASE, "b")
+    close((0.4 * (a + b)).apply_to(BASE), {k: BASE[k] + 0.4 * (FT_S[k] - BASE[k] + FT_T[k] - BASE[k]) for k in BASE})
+
+
+def test_cosine_similarity():
+    a = TaskVector({"w": torch.tensor([1.0, 0.0]), "v": torch.tensor([1.0])}, "b")
+    b = TaskVector({"v": torch.tensor([1.0]), "w": torch.tensor([0.0, 1.0])}, "b")
+    assert a.cosine_similarity(b) == pytest.approx(0.5)
+    assert a.cosine_similarity(-1.0 * a) == pytest.approx(-1.0)
+    zero = 0.0 * a
+    assert zero.cosine_similarity(a) != zero.cosine_similarity(a)  # nan
+    assert a.norm() == pytest.approx(2**0.5)
+
+
+def test_vectors_that_do_not_belong_together_are_refused():
+    a = TaskVector.between(FT_S, BASE, "one base")
+    with pytest.raises(TaskVectorError, match="different base models"):
+        a + TaskVector.between(FT_T, BASE, "another")
+    with pytest.raises(TaskVectorError, match="names differ"):
+        TaskVector.between({"proj": FT_S["proj"]}, BASE, "b")
+    with pytest.raises(TaskVectorError, match="shape"):
+        TaskVector.between({**FT_S, "proj": torch.zeros(6)}, BASE, "b")
