@@ -74,14 +74,10 @@ class CoalitionEvaluator:
         """Unit CLS features [B, K] in float32 from first-block states [B, T, 4 D]."""
         blocks: list[Block] = list(self._tower.transformer.resblocks)
         width = states.shape[-1] // 4
-        tokens, qkv = states[..., :width], states[..., width:]
+        tokens = states[..., :width]
         for j, block in enumerate(blocks):
-            if j:
-                qkv = None
-            if j == len(blocks) - 1:
-                tokens = _block(block, tokens, qkv, cls_only=True)
-            else:
-                tokens = _block(block, tokens, qkv)
+            qkv = states[..., width:] if j == 0 else None
+            tokens = _block(block, tokens, qkv, cls_only=j == len(blocks) - 1)
         return F.normalize((self._tower.ln_post(tokens[:, 0]) @ self._tower.proj).float(), dim=-1)
 
     def _value(self, cls: Tensor, class_ids: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -68,7 +69,7 @@ class Base:
     """A CLIP model before fine-tuning: the image tower that is trained, and the frozen text tower that makes the heads."""
 
     name: str
-    clip: nn.Module
+    clip: Any
     tokenizer: Callable[[list[str]], Tensor]
     preprocessing: Preprocessing
     logit_scale: float
@@ -180,7 +181,9 @@ def load_base(name: str) -> Base:
             torch.manual_seed(0)
             clip = open_clip.create_model(model_name, pretrained=None if tag == RANDOM_WEIGHTS else tag, device="cpu")
     except Exception as error:  # open_clip raises what its downloader raises: any of a dozen types
-        raise BaseModelError(f"the weights {tag!r} of {model_name} cannot be loaded ({error}): check the network, or give a directory") from error
+        raise BaseModelError(
+            f"the weights {tag!r} of {model_name} cannot be loaded ({error}): check the network, or give a directory"
+        ) from error
     return _wrap(name, clip, open_clip.get_tokenizer(model_name), open_clip.get_model_preprocess_cfg(clip))
 
 
@@ -216,7 +219,7 @@ def _build(
     return _wrap(name, clip, tokenizer, preprocess)
 
 
-def _wrap(name: str, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor], preprocess: dict) -> Base:
+def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocess: dict) -> Base:
     check_supported(clip.visual)
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else size

@@ -42,6 +42,7 @@ def connected(address: str | None, device: Device, num_workers: int | None, gpus
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs keeps its environment
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own files keep what the terminal need not show
     cores = os.cpu_count() or 1
     local = address in (None, "local")
     workers = num_workers or (cores if local and device == "cpu" else None)
@@ -88,7 +89,8 @@ def run_tasks(function: Callable[..., Any], arguments: list[tuple[Any, ...]], nu
     The first error is raised as it was in the task; the others' results are not lost, since tasks publish to the store.
     """
     task = ray.remote(function).options(num_cpus=1, max_retries=2)
-    waiting, running = list(arguments), []
+    waiting = list(arguments)
+    running: list[Any] = []
     while waiting or running:
         while waiting and len(running) < num_at_once:
             running.append(task.remote(*waiting.pop(0)))

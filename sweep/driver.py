@@ -6,9 +6,8 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from core.domains import read_domain
 from core.kernel_shap import sample_coalitions
 from core.model import load_base
 from sweep import cluster, labelling, stages
-from sweep.assembly import compute_result, load_result, provenance
-from sweep.config import ConfigError, SweepConfig
+from sweep.assembly import compute_result, load_result
+from sweep.config import SweepConfig
 from sweep.plan import LABEL_SPLITS, DomainFacts, Plan
 from sweep.progress import Progress, duration, polled
 from sweep.report import terminal_summary

@@ -116,7 +116,7 @@ def compute_reference(plan: Plan, store: Store, domain: str) -> Artifact:
     """
 
     def compute(directory: Path) -> dict[str, Any]:
-        splits = {split: SplitEvaluator(plan, store, domain, split) for split in ("validation", "test")}  # type: ignore[arg-type]
+        splits = {split: SplitEvaluator(plan, store, domain, split) for split in ("validation", "test")}
         rows: list[dict[str, Any]] = []
 
         def add(reference: str, split: str, scores: Scores, alpha: float | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,13 +75,14 @@ def label(
     """
     if not shards:
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.actor_task_retry_on_errors = False
     rows = [{"domain": s.domain, "split": s.split, "start": s.start, "stop": s.stop} for s in shards]
     labelled = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        ShardLabeller,
+        ShardLabeller,  # type: ignore[arg-type]
         fn_constructor_args=(plan, store, workers.threads, batch_size),
         compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(rows)), max_tasks_in_flight_per_actor=2),
         num_cpus=workers.num_cpus,

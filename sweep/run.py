@@ -101,12 +101,16 @@ def _suite(name: str) -> SweepConfig:
     return SUITES[name]()
 
 
-def _chosen_domains(config: SweepConfig, names: Sequence[str]) -> SweepConfig:
+def _chosen_domains(config: SweepConfig, chosen: Sequence[str]) -> SweepConfig:
+    """Some of a suite's domains, by NAME; NAME=LOCATION reads a copy of it from somewhere else."""
     known = {domain.name: domain for domain in config.domains}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ConfigError(f"suite {config.suite} has no domain {unknown[0]!r}: choose among {', '.join(known)}")
-    return replace(config, domains=tuple(known[name] for name in names))
+    domains = []
+    for text in chosen:
+        name, _, location = text.partition("=")
+        if name not in known:
+            raise ConfigError(f"suite {config.suite} has no domain {name!r}: choose among {', '.join(known)}")
+        domains.append(replace(known[name], location=location) if location else known[name])
+    return replace(config, domains=tuple(domains))
 
 
 def _domain_source(location: str) -> DomainSource:
@@ -166,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         "--domains",
         nargs="+",
         metavar="DOMAIN",
-        help="your own image sets: directories or hf://datasets/... URLs, or NAME=LOCATION; with --suite: some of its domains",
+        help="your own image sets: directories or hf://datasets/... URLs, or NAME=LOCATION; with --suite: some of its domains, by NAME or "
+        "(read from a copy) NAME=LOCATION",
     )
     what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains")
     what.add_argument("--base", help="base model: miniature, an open_clip NAME:TAG, or a model directory")

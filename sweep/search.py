@@ -99,7 +99,7 @@ def _grid(
 
     artifact = run(store, plan.cells(source, target, alpha), compute)
     assert artifact is not None
-    return list(pd.read_parquet(artifact.path("cells.parquet")).to_dict("records"))  # type: ignore[arg-type]
+    return list(pd.read_parquet(artifact.path("cells.parquet")).to_dict("records"))
 
 
 def _study(
@@ -210,6 +210,6 @@ def search_pairs(
     )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     results = tuner.fit()
-    for result in results:
+    for result in (results[i] for i in range(len(results))):
         if result.error is not None:
             raise RuntimeError(f"the search of {result.config['pair'] if result.config else 'a pair'} failed: {result.error}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from core.domains import Domain, PictureError, decode_picture, read_domain, vali
 from core.finetune import Progress, TrainingData, finetune
 from core.model import Base, SelfExplainingClassifier, load_base
 from core.task_vectors import TaskVector
-from sweep.config import ConfigError, DataSettings, DomainSource
+from sweep.config import ConfigError, DataSettings
 from sweep.label_files import read_labels, write_labels
 from sweep.plan import LabelSplit, Plan, Stage
 from sweep.store import Artifact, Store
@@ -87,7 +87,8 @@ def domain_facts_of_drawing(name: str, data: DataSettings) -> tuple[str, tuple[s
 def _draw(name: str, data: DataSettings, directory: Path) -> Domain:
     """Draw a domain of the miniature suite to Parquet and read it as any other."""
     spec = miniature.domain_spec(name)
-    for split, number in (("train", data.max_train_pictures), ("test", data.max_test_pictures)):
+    numbers: dict[Literal["train", "test"], int | None] = {"train": data.max_train_pictures, "test": data.max_test_pictures}
+    for split, number in numbers.items():
         pictures, class_ids = miniature.draw_split(name, split, number or 500, data.seed)
         write_parquet_split(directory / f"{split}.parquet", pictures, class_ids, spec.class_names)
     return read_domain(str(directory), name=name, templates=spec.templates)
@@ -119,8 +120,8 @@ def _write_pictures(plan: Plan, domain: Domain, directory: Path) -> dict[str, An
     train, validation = validation_indices(train_ids, data.validation_share, data.seed)
     limits = {"train": data.max_train_pictures, "validation": None, "test": data.max_test_pictures}
     if data.max_train_pictures is not None:
-        limits["validation"] = max(1, round(data.max_train_pictures * data.validation_share))
-        limits["train"] = data.max_train_pictures - limits["validation"]
+        num_validation = max(1, round(data.max_train_pictures * data.validation_share))
+        limits |= {"validation": num_validation, "train": data.max_train_pictures - num_validation}
     indices = {"train": train, "validation": validation, "test": np.arange(len(domain.splits["test"]))}
     skipped: list[dict[str, str]] = []
     counts: dict[str, int] = {}
@@ -297,7 +298,8 @@ def compute_label_shard(
         class_ids = torch.from_numpy(pictures.class_ids[start:stop]).to(plan.config.device)
         labels = labeller.label(inputs, class_ids, pictures.ids[start:stop])
         provenance = {"label_set": plan.label_set(domain, split).key, "grid": plan.preprocessing.image_size, **asdict(settings)}
-        write_labels(directory / "labels.parquet", pictures.ids[start:stop], pictures.class_ids[start:stop], labels, settings.budget, provenance)
+        path = directory / "labels.parquet"
+        write_labels(path, pictures.ids[start:stop], pictures.class_ids[start:stop], labels, settings.budget, provenance)
         return {"num_pictures": stop - start, "evaluations": labeller.num_evaluations}
 
     artifact = run(store, plan.label_shard(domain, split, start, stop), compute)

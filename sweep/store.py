@@ -109,7 +109,8 @@ class Store:
             self._fs.pipe_file(probe, b"")
             self._fs.rm_file(probe)
         except Exception as error:  # every filesystem has errors of its own
-            raise StoreError(f"the store {shown(self.url)} cannot be written to ({type(error).__name__}: {error}): give another --store") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise StoreError(f"the store {shown(self.url)} cannot be written to ({reason}): give another --store") from error
         if self._is_local:
             self._remove_leftovers()
 

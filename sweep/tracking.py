@@ -271,6 +271,7 @@ class SweepRun:
         with self._tracker.reporting("start the run"):
             run = self._find()
             if run is None:
+                self._start_watchdog()
                 self._created_id = self._client.create_run(self._tracker.experiment_id, _now_ms(), self._tags, self._name).info.run_id
                 run = self._find()
                 assert run is not None
@@ -288,12 +289,10 @@ class SweepRun:
                 return
             if not self.is_driver:
                 self._take_over(run)
-        if self._watchdog is None:
-            order = {"uri": self._tracker.uri, "run_id": self.run_id, "driver": self._driver}
-            self._watchdog = Watchdog("sweep.tracking:mark_killed", order)
         self.is_driver = True
 
     def _take_over(self, run: Run) -> None:
+        self._start_watchdog()
         if self.run_id != self._created_id:
             self._client.set_tag(self.run_id, "driver", self._driver)
             self._client.update_run(self.run_id, "RUNNING")
@@ -301,6 +300,13 @@ class SweepRun:
         # Params are write-once in MLflow: those that stand keep their value.
         missing = {key: value for key, value in self._params.items() if key not in run.data.params}
         self._client.log_batch(self.run_id, params=_params(missing))
+
+    def _start_watchdog(self) -> None:
+        """Started before the run is this driver's, so that no moment is uncovered; hence it finds the run by its tags."""
+        if self._watchdog is None:
+            place = {"uri": self._tracker.uri, "experiment_id": self._tracker.experiment_id}
+            order = {**place, "sweep_key": self._sweep_key, "driver": self._driver}
+            self._watchdog = Watchdog("sweep.tracking:mark_killed", order)
 
     def _resign(self) -> None:
         self.is_driver = False
@@ -321,9 +327,11 @@ class SweepRun:
 
 
 def mark_killed(order: Mapping[str, str]) -> None:
-    """What the watchdog does for a driver that died: order holds uri, run_id, driver."""
+    """What the watchdog does for a driver that died: order holds uri, experiment_id, sweep_key, driver."""
     client = _quiet_mlflow().MlflowClient(order["uri"])
-    _end_run(client, order["run_id"], order["driver"], "KILLED")
+    chosen = f"tags.sweep_key = '{order['sweep_key']}' and tags.driver = '{order['driver']}'"
+    for run in _search(client, order["experiment_id"], chosen):
+        _end_run(client, run.info.run_id, order["driver"], "KILLED")
 
 
 def _end_run(client: MlflowClient, run_id: str, driver: str, status: EndStatus) -> None:
@@ -361,8 +369,9 @@ def _quiet_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(SERVER_RETRIES))
     import mlflow
 
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # What the first reports as an error is raised too, and comes to the user as a TrackingError.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     return mlflow
 
 

@@ -44,6 +44,7 @@ def check_reachable(uri: str) -> None:
         connection = sqlite3.connect(path, timeout=TIMEOUT_S)
         try:
             connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE check_that_it_can_be_written (number)")
             connection.rollback()
         finally:
             connection.close()
@@ -62,6 +63,8 @@ def create_sqlite_database(uri: str, create: Callable[[str], object]) -> None:
     if path is None or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in {path.parent}")
     with tempfile.TemporaryDirectory() as scratch:
         fresh = os.path.join(scratch, "mlflow.db")
         create(f"sqlite:///{fresh}")

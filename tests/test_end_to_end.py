@@ -1,0 +1,253 @@
+"""`python -m sweep.run all_pairs` on the real engines: one small sweep, run again, extended, killed, interrupted.
+
+The sweeps are tiny (two domains, 20 steps): what is tested is the machinery. That explanation is really learnt is in test_quality.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sweep.store import Store
+
+TINY = [
+    *("--num-steps", "20", "--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8"),
+    *("--budget", "128", "--evaluation-budget", "256", "--num-trials", "5", "--precision", "float32", "--workers", "2"),
+]
+DIGITS = ["--suite", "miniature", "--domains", "clean_digits", "street_digits"]
+
+
+def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweep.run", "all_pairs", *arguments],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def sweep(directory: Path, *arguments: str) -> tuple[str, float]:
+    """Run a sweep to its end; its output and seconds."""
+    began = time.monotonic()
+    process = start(directory, *arguments)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output, time.monotonic() - began
+
+
+def client(directory: Path):
+    import mlflow
+
+    return mlflow.MlflowClient(f"sqlite:///{directory}/mlflow.db")
+
+
+def runs(directory: Path, stage: str | None = None) -> list:
+    mlflow_client = client(directory)
+    experiments = [e.experiment_id for e in mlflow_client.search_experiments()]
+    found = mlflow_client.search_runs(experiments, max_results=1000)
+    return [run for run in found if stage is None or run.data.tags.get("stage") == stage]
+
+
+def cells(directory: Path) -> pd.DataFrame:
+    """The cells table of the one parent run."""
+    parent = max(runs(directory, "sweep"), key=lambda run: run.info.start_time)
+    return pd.read_parquet(client(directory).download_artifacts(parent.info.run_id, "cells.parquet"))
+
+
+def manifests(directory: Path) -> dict[str, dict]:
+    """Manifest of every artifact in the store, by key."""
+    files = (directory / "sweep_store" / "artifacts").glob("*/*/manifest.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A finished sweep over two domains and its output."""
+    directory = tmp_path_factory.mktemp("sweep")
+    output, _ = sweep(directory, *DIGITS, *TINY, "--alphas", "0.5")
+    return directory, output
+
+
+@pytest.fixture(scope="module")
+def again(finished) -> tuple[str, float, dict, dict]:
+    """The same command once more."""
+    directory, _ = finished
+    before = manifests(directory)
+    output, seconds = sweep(directory, *DIGITS, *TINY, "--alphas", "0.5")
+    return output, seconds, before, manifests(directory)
+
+
+def test_a_sweep_ends_with_best_pairs_reference_rows_report_and_review_line(finished):
+    _, output = finished
+    for text in ("clean_digits -> street_digits", "zero predictor", "mean map", "label ceiling", "chance", "Report:", "mlflow ui"):
+        assert text in output, output
+    assert "left" in output or "estimating" in output  # progress with an estimate
+
+
+def test_trainings_are_distinct_models_counted_from_mlflow(finished):
+    directory, _ = finished
+    finetune = runs(directory, "finetune")
+    assert len(finetune) == 2 + 2
+    assert {(r.data.params["source_domain"], r.data.params["alpha"]) for r in finetune} == {
+        (d, a) for d in ("clean_digits", "street_digits") for a in ("1.0", "0.5")
+    }
+    stored = [m for m in manifests(directory).values() if m["stage"] == "finetune"]
+    assert len(stored) == 4
+
+
+def test_mlflow_holds_params_metrics_vectors_and_tables_under_the_agreed_names(finished):
+    directory, _ = finished
+    parent = runs(directory, "sweep")[0]
+    pairs = runs(directory, "pair")
+    assert len(pairs) == 2 and len(runs(directory, "label")) == 2 * 4
+    for run in pairs:
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert {"source_domain", "target_domain", "alpha", "lambda1", "lambda2"} <= set(run.data.params)
+        assert {
+            "accuracy", "normalized_accuracy", "e_rmse", "normalized_e_rmse", "iou_at_1", "iou_at_10", "infidelity",
+            "similarity_prediction_only", "similarity_explainability",
+        } <= set(run.data.metrics)  # fmt: skip
+    names = {a.path for a in client(directory).list_artifacts(parent.info.run_id)}
+    assert {"cells.parquet", "references.parquet", "similarities.parquet", "report.html", "figures"} <= names
+    for run in runs(directory, "finetune"):
+        (vector,) = client(directory).list_artifacts(run.info.run_id, "vectors")
+        assert vector.path.endswith("vector.safetensors")
+    assert {run.info.status for run in runs(directory)} == {"FINISHED"}
+
+
+def test_experiment_is_called_after_the_suite(finished):
+    directory, _ = finished
+    assert client(directory).get_experiment_by_name("all_pairs/miniature") is not None
+
+
+def test_selection_is_on_validation_and_test_is_scored_once(finished):
+    table = cells(finished[0])
+    for _, pair in table.groupby(["source_domain", "target_domain"]):
+        validation, test = pair[pair["split"] == "validation"], pair[pair["split"] == "test"]
+        assert len(validation) == 5 and len(test) == 1
+        chosen = validation[validation["is_chosen"]]
+        assert len(chosen) == 1
+        assert (chosen[["alpha", "lambda2"]].to_numpy() == test[["alpha", "lambda2"]].to_numpy()).all()
+        allowed = validation[validation["normalized_accuracy"] >= 0.95]
+        assert chosen["e_rmse"].item() == allowed["e_rmse"].min()
+
+
+def test_lambda2_zero_is_the_prediction_only_target_model(finished):
+    table = cells(finished[0])
+    zero = table[(table["lambda2"] == 0) & (table["split"] == "validation")]
+    assert len(zero) >= 2
+    assert zero["normalized_accuracy"].tolist() == [1.0] * len(zero)
+    assert (zero["normalized_e_rmse"] - 1).abs().max() < 1e-5
+
+
+def test_the_study_of_a_pair_can_be_opened_with_optuna(finished):
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    store = Store(str(finished[0] / "sweep_store"))
+    for key in store.keys("pair"):
+        storage = JournalStorage(JournalFileBackend(str(store.open(key).path("study.journal"))))
+        (name,) = optuna.get_all_study_names(storage)
+        assert name.startswith("all_pairs/miniature/") and "->" in name
+        study = optuna.load_study(study_name=name, storage=storage)
+        assert len(study.trials) == 5 and len(study.directions) == 2
+
+
+def test_every_number_can_be_traced(finished):
+    directory, _ = finished
+    store = Store(str(directory / "sweep_store"))
+    (key,) = store.keys("result")
+    provenance = json.loads(store.open(key).path("result.json").read_text())["provenance"]
+    for name in ("base_fingerprint", "labels.train.budget", "labels.train.seed", "search.alphas", "recipe.seed", "select", "version.torch"):
+        assert name in provenance, sorted(provenance)
+    for manifest in manifests(directory).values():
+        assert all(k in manifests(directory) or len(k) == 40 for k in manifest["inputs"])
+
+
+def test_the_same_command_again_computes_nothing_says_so_and_is_quick(finished, again):
+    output, seconds, before, after = again
+    assert "nothing to train, label or evaluate" in output
+    assert before == after
+    assert seconds < 60
+    assert len(runs(finished[0], "sweep")) == 1 and len(runs(finished[0], "finetune")) == 4
+
+
+def test_one_more_domain_and_alpha_compute_only_what_is_new(finished, again):
+    directory, _ = finished
+    before = manifests(directory)
+    domains = [*DIGITS, "land_cover"]
+    sweep(directory, *domains, *TINY, "--alphas", "0.5")
+    with_domain = manifests(directory)
+    assert {k: with_domain[k] for k in before} == before  # finished artifacts are not touched
+    count = lambda found, stage: sum(m["stage"] == stage for m in found.values())  # noqa: E731
+    assert count(with_domain, "finetune") == 4 + 2
+    assert count(with_domain, "pair") == 2 + 4
+    grid = ["--search", "grid", "--lambdas", "0,0.8"]
+    sweep(directory, *DIGITS, *TINY, "--alphas", "0.5", *grid)
+    on_grid = manifests(directory)
+    assert count(on_grid, "finetune") == 6
+    sweep(directory, *DIGITS, *TINY, "--alphas", "0.5,0.8", *grid)
+    with_alpha = manifests(directory)
+    assert count(with_alpha, "finetune") == 6 + 2  # one training a source, none a pair or trial
+    assert count(with_alpha, "cells") == 2 * count(on_grid, "cells") == 4
+    assert count(with_alpha, "label") == count(on_grid, "label")
+    assert len(runs(directory, "finetune")) == 8
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the sweep ended before it could be killed: {process.communicate()[0]}")
+        time.sleep(0.1)
+
+
+def test_killed_at_any_stage_it_continues_to_the_same_result(finished, tmp_path):
+    """kill -9 of the driver after the first artifact of each stage; at the end the cells equal the undisturbed run's."""
+    count = lambda stage: sum(m["stage"] == stage for m in manifests(tmp_path).values())  # noqa: E731
+    moments = {
+        "prediction-only training": lambda: count("finetune") >= 1,
+        "labels": lambda: count("label") >= 1,
+        "self-explaining training": lambda: count("finetune") >= 3,
+        "search": lambda: count("pair") >= 1,
+    }
+    for has_come in moments.values():
+        process = start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
+        wait_for(has_come, process)
+        before = manifests(tmp_path)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        wait_for(lambda: all(run.info.status != "RUNNING" for run in runs(tmp_path)), None, 60)
+        after = manifests(tmp_path)
+        assert {k: after[k] for k in before} == before
+    output, _ = sweep(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
+    final = manifests(tmp_path)
+    assert {k: final[k] for k in before} == before
+    pd.testing.assert_frame_equal(cells(tmp_path), cells(finished[0]).loc[lambda t: t["source_domain"] != ""])
+    assert len(runs(tmp_path, "finetune")) == 4
+    assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_continue(tmp_path):
+    process = start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
+    wait_for(lambda: any(m["stage"] == "finetune" for m in manifests(tmp_path).values()), process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert "the same command continues" in output
+    assert "Traceback" not in output
+    assert {run.info.status for run in runs(tmp_path)} == {"KILLED"}

@@ -1,0 +1,89 @@
+"""The sweep over real pictures: the user's own Parquet, an image folder, and the paper suite's way with a ViT-B/32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from test_end_to_end import TINY, cells, runs, sweep
+
+from core.attribution_labels import AttributionLabels
+from core.domains import read_domain
+from sweep.label_files import read_labels, write_labels
+from sweep.store import Store
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real picture samples (shared/data beside the checkout) are not here")
+
+
+def sample(name: str, directory: Path, num_classes: int, per_class: int) -> Path:
+    """A few classes of a data set as an image folder with one broken picture, so that a test takes seconds."""
+    domain = read_domain(str(DATA / name))
+    for split in ("train", "test"):
+        origin = domain.splits[split]
+        for class_id in range(num_classes):
+            place = directory / split / domain.class_names[class_id].replace("/", " ")
+            place.mkdir(parents=True)
+            for n, index in enumerate((origin.class_ids == class_id).nonzero()[0][:per_class]):
+                (place / f"{n}.png").write_bytes(origin.read_bytes(int(index)))
+    broken = next(iter(sorted((directory / "train").rglob("*.png"))))
+    broken.write_bytes(broken.read_bytes()[:60])
+    return directory
+
+
+@needs_data
+def test_own_image_sets_of_any_size_colour_and_number_of_classes(tmp_path):
+    """MNIST (grey, 10 classes) and CIFAR-100 (100 classes) as Parquet, textures as an image folder with a broken picture."""
+    textures = sample("dtd", tmp_path / "dtd", num_classes=4, per_class=14)
+    output, _ = sweep(
+        tmp_path, "--domains", str(DATA / "mnist"), str(DATA / "cifar100"), str(textures), *TINY, "--alphas", "0.5",
+        "--max-corrupt-share", "0.05",
+    )  # fmt: skip
+    assert "dtd: 1 pictures cannot be read" in output
+    table = cells(tmp_path)
+    assert set(table["source_domain"]) == {"mnist", "cifar100", "dtd"}
+    assert (table["split"] == "test").sum() == 6
+    assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
+    assert len(runs(tmp_path, "finetune")) == 6
+    store = Store(str(tmp_path / "sweep_store"))
+    skipped = [s for key in store.keys("pictures") for s in store.open(key).manifest["meta"]["skipped"]]
+    assert len(skipped) == 1 and skipped[0]["id"].endswith(".png") and skipped[0]["reason"]
+
+
+@needs_data
+def test_the_paper_suites_way_with_a_random_vit_b_32(tmp_path):
+    """The paper suite's configuration, read from local copies, on the CPU, a few pictures and steps: ViT-B/32 in every stage."""
+    output, _ = sweep(
+        tmp_path, "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"gtsrb={DATA / 'gtsrb'}",
+        "--base", "ViT-B-32:random", "--device", "cpu", "--workers", "2", "--num-steps", "2", "--batch-size", "3", "--alphas", "0.1,0.9",
+        "--max-train-pictures", "4", "--max-test-pictures", "4", "--max-test-labels", "2", "--budget", "96", "--evaluation-budget", "96",
+        "--lambdas", "0,0.4,0.8",
+    )  # fmt: skip
+    assert "a grid of 2 alphas x 3 lambdas" in output
+    table = cells(tmp_path)
+    assert len(table[table["split"] == "validation"]) == 2 * 2 * 3
+    assert table["e_rmse"].notna().all()
+    assert len(runs(tmp_path, "finetune")) == 2 + 2 * 2
+    vector = runs(tmp_path, "finetune")[0]
+    assert float(vector.data.metrics["vector_norm"]) > 0
+
+
+def test_label_files_open_in_other_readers(tmp_path):
+    """Fixed-size lists of float32, with the provenance in the file's metadata."""
+    polars = pytest.importorskip("polars", reason="polars is a test dependency")
+    generator = np.random.default_rng(0)
+    arrays = [generator.normal(size=s).astype(np.float32) for s in ((5, 49), (5, 49), (5,), (5,), (5, 64))]
+    labels = AttributionLabels(*arrays)
+    path = tmp_path / "labels.parquet"
+    write_labels(path, [f"id{i}" for i in range(5)], np.arange(5), labels, 512, {"settings": "x"})
+    ids, read = read_labels(path)
+    assert ids == [f"id{i}" for i in range(5)]
+    np.testing.assert_array_equal(read.attributions, labels.attributions)
+    assert len(pd.read_parquet(path)["attributions"][0]) == 49
+    frame = polars.read_parquet(path)
+    assert frame["attributions"].dtype == polars.Array(polars.Float32, 49)
+    assert b"settings" in pq.read_schema(path).metadata[b"attribution_labels"]
