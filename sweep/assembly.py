@@ -63,8 +63,8 @@ def provenance(plan: Plan, store: Store) -> dict[str, str | int | float | bool |
     flat: dict[str, Any] = {"select": config.search.select, "base": config.base, "base_fingerprint": plan.base_fingerprint}
     for name in ("data", "recipe", "search"):
         flat.update({f"{name}.{k}": v for k, v in asdict(getattr(config, name)).items()})
-    for name, settings in (("labels.train", config.labels.train), ("labels.evaluation", config.labels.evaluation)):
-        flat.update({f"{name}.{k}": v for k, v in asdict(settings).items()})
+    for split in ("train", "validation", "test"):
+        flat.update({f"labels.{split}.{k}": v for k, v in asdict(getattr(config.labels, split)).items()})
     flat["labels.fill"] = "mean"
     flat["labels.estimator"] = "kernel_shap (paired)"
     flat["device"] = config.device

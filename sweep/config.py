@@ -58,12 +58,13 @@ class DataSettings:
 class LabelPlan:
     """Labels of each split. None: every picture of the split; the accuracy is always measured on all.
 
-    train, evaluation: settings of the training labels and of the validation and test labels.
+    train, validation, test: settings of each split's labels.
     num_ceiling: test pictures that are labelled a second time, with other coalitions, to see how well two draws agree.
     """
 
     train: LabelSettings
-    evaluation: LabelSettings
+    validation: LabelSettings
+    test: LabelSettings
     max_train: int | None = None
     max_test: int | None = None
     num_ceiling: int = 16

@@ -48,7 +48,7 @@ def make_plan(config: SweepConfig) -> Plan:
     Raises ValueError (of the part that found it) naming the fix.
     """
     base = load_base(config.base)
-    for settings in (config.labels.train, config.labels.evaluation):
+    for settings in (config.labels.train, config.labels.validation, config.labels.test):
         sample_coalitions(base.num_patches, settings.budget)
     facts: dict[str, DomainFacts] = {}
     for source in config.domains:
@@ -68,7 +68,7 @@ def describe(plan: Plan) -> str:
     return (
         f"{len(plan.domains)} domains, {len(config.pairs)} pairs; {len(plan.models)} models to train "
         f"({len(plan.domains)} prediction-only + {len(plan.domains)} x {len(config.search.alphas)} alphas); "
-        f"labels at {labels.train.budget} (train) and {labels.evaluation.budget} (validation, test) evaluations a picture; "
+        f"labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations a picture; "
         + (
             f"{config.search.num_trials} Optuna trials a pair"
             if config.search.method == "optuna"
@@ -119,7 +119,7 @@ def _flat_settings(config: SweepConfig) -> dict[str, Any]:
         "search": config.search.method,
         "select": config.search.select,
         "label_budget": config.labels.train.budget,
-        "evaluation_label_budget": config.labels.evaluation.budget,
+        "test_label_budget": config.labels.test.budget,
         "device": config.device,
     }
 

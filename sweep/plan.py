@@ -93,7 +93,8 @@ class Plan:
         }
 
     def label_settings(self, split: LabelSplit) -> LabelSettings:
-        return self.config.labels.train if split == "train" else self.config.labels.evaluation
+        labels = self.config.labels
+        return {"train": labels.train, "validation": labels.validation}.get(split, labels.test)
 
     def max_labelled(self, split: LabelSplit) -> int | None:
         labels = self.config.labels

@@ -65,9 +65,8 @@ def config_from(options: argparse.Namespace) -> SweepConfig:
     labels = _changed(
         config.labels,
         train=_changed(config.labels.train, budget=options.budget, precision=options.precision, seed=options.seed),
-        evaluation=_changed(
-            config.labels.evaluation, budget=options.evaluation_budget, precision=options.precision, seed=options.seed
-        ),
+        validation=_changed(config.labels.validation, budget=options.budget, precision=options.precision, seed=options.seed),
+        test=_changed(config.labels.test, budget=options.test_budget, precision=options.precision, seed=options.seed),
         max_train=options.max_train_labels,
         max_test=options.max_test_labels,
     )
@@ -190,8 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--max-train-pictures", type=int)
     data.add_argument("--max-test-pictures", type=int)
     data.add_argument("--max-corrupt-share", type=float, help="share of unreadable pictures that is tolerated")
-    data.add_argument("--budget", type=int, help="Kernel SHAP evaluations a training picture")
-    data.add_argument("--evaluation-budget", type=int, help="Kernel SHAP evaluations a validation or test picture")
+    data.add_argument("--budget", type=int, help="Kernel SHAP evaluations a training or validation picture")
+    data.add_argument("--test-budget", type=int, help="Kernel SHAP evaluations a test picture")
     data.add_argument("--max-train-labels", type=int)
     data.add_argument("--max-test-labels", type=int)
     data.add_argument("--precision", choices=("float32", "bfloat16"), help="arithmetic of the label engine")

@@ -16,17 +16,19 @@ DRAWN = "miniature:"
 
 def miniature() -> SweepConfig:
     """Eight drawn domains that mirror the paper's, 56 pairs, on the tiny base in this package: minutes on two cores."""
+    precision = fast_precision("cpu")
     return SweepConfig(
         suite="miniature",
         base=MINIATURE,
         domains=tuple(DomainSource(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
-        data=DataSettings(max_train_pictures=300, max_test_pictures=120),
-        recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=250, warmup_steps=25),
+        data=DataSettings(max_train_pictures=250, max_test_pictures=120),
+        recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=220, warmup_steps=22),
         labels=LabelPlan(
-            train=LabelSettings(budget=384, precision=fast_precision("cpu")),
-            evaluation=LabelSettings(budget=768, pool_size=8, precision=fast_precision("cpu"), num_perturbations=64),
+            train=LabelSettings(budget=384, precision=precision),
+            validation=LabelSettings(budget=384, pool_size=8, precision=precision, num_perturbations=64),
+            test=LabelSettings(budget=768, pool_size=8, precision=precision, num_perturbations=64),
             max_test=40,
-            num_ceiling=12,
+            num_ceiling=10,
         ),
         search=SearchSettings(alphas=(0.3, 0.7), num_trials=16),
     )
@@ -71,7 +73,8 @@ def paper() -> SweepConfig:
         recipe=Recipe(learning_rate=1e-5, batch_size=128, epochs=10, warmup_steps=500, weight_decay=0.1, precision="bfloat16"),
         labels=LabelPlan(
             train=LabelSettings(budget=500, precision="bfloat16"),
-            evaluation=LabelSettings(budget=1024, pool_size=8, precision="bfloat16", num_perturbations=64),
+            validation=LabelSettings(budget=500, pool_size=8, precision="bfloat16", num_perturbations=64),
+            test=LabelSettings(budget=1024, pool_size=8, precision="bfloat16", num_perturbations=64),
             max_test=2000,
             num_ceiling=64,
             shard_size=256,

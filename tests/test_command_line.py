@@ -58,7 +58,7 @@ def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
         (["--num-trials", "0"], "at least one trial"),
         (["--num-steps", "0"], "must be positive"),
         (["--budget", "50"], "at least 96"),
-        (["--evaluation-budget", "201"], "even"),
+        (["--test-budget", "201"], "even"),
         (["--base", "ViT-B-23:openai"], "unknown base model"),
         (["--base", "ViT-B-32"], "name the weights"),
         (["--domains", "/does/not/exist", "/neither"], "there is no directory"),
@@ -138,7 +138,7 @@ def test_options_change_the_suite_and_nothing_else():
     changed = config("--alphas", "0.1:0.9:0.4", "--search", "grid", "--seed", "7", "--budget", "128")
     assert changed.search.alphas == (0.1, 0.5, 0.9)
     assert changed.search.method == "grid" and len(changed.search.lambdas) == 13 and changed.search.lambdas[-1] == 1.2
-    assert changed.labels.train.budget == 128 and changed.labels.evaluation.budget == plain.labels.evaluation.budget
+    assert changed.labels.train.budget == 128 and changed.labels.test.budget == plain.labels.test.budget
     assert {changed.recipe.seed, changed.data.seed, changed.labels.train.seed, changed.search.seed} == {7}
     assert changed.recipe.learning_rate == plain.recipe.learning_rate
 

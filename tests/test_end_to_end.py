@@ -21,7 +21,7 @@ from sweep.store import Store
 
 TINY = [
     *("--num-steps", "20", "--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8"),
-    *("--budget", "128", "--evaluation-budget", "256", "--num-trials", "5", "--precision", "float32", "--workers", "2"),
+    *("--budget", "128", "--test-budget", "256", "--num-trials", "5", "--precision", "float32", "--workers", "2"),
 ]
 DIGITS = ["--suite", "miniature", "--domains", "clean_digits", "street_digits"]
 
@@ -251,3 +251,19 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_continue(tmp_path):
     assert "the same command continues" in output
     assert "Traceback" not in output
     assert {run.info.status for run in runs(tmp_path)} == {"KILLED"}
+
+
+def test_two_drivers_on_one_store_share_the_work_and_do_no_harm(tmp_path):
+    processes = [start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5") for _ in range(2)]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    stages = [m["stage"] for m in manifests(tmp_path).values()]
+    assert (stages.count("finetune"), stages.count("pair"), stages.count("result")) == (4, 2, 1)
+    store = Store(str(tmp_path / "sweep_store"))
+    keys = store.keys()
+    assert len(keys) == len(stages)
+    for key in keys:
+        store.verify(key)
+    assert len(runs(tmp_path, "sweep")) == 1
+    assert len(runs(tmp_path, "finetune")) == 4
+    assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
