@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ def connected(address: str | None, device: Device, num_workers: int | None, gpus
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs keeps its environment
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon Ray Train sees that a fit is done
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's tables: the sweep has its own progress
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own files keep what the terminal need not show
     cores = os.cpu_count() or 1
@@ -100,8 +100,3 @@ def run_tasks(function: Callable[..., Any], arguments: list[tuple[Any, ...]], nu
             yield ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
-
-
-def temporary_directory() -> str:
-    """A directory for what Ray writes besides results."""
-    return os.path.join(tempfile.gettempdir(), "explainability-sweep")

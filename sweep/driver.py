@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -130,6 +131,7 @@ def _run_stages(plan: Plan, store: Store, places: Places, sweep_run: SweepRun, s
         say("Everything is in the store already: nothing to train, label or evaluate.")
         artifact = store.open(result_stage.key)
     else:
+        threading.Thread(target=_import_engines, daemon=True).start()
         with cluster.connected(places.address, plan.config.device, places.num_workers, places.gpus_per_worker) as workers:
             _compute_missing(plan, store, workers, say)
             say("  report")
@@ -138,6 +140,12 @@ def _run_stages(plan: Plan, store: Store, places: Places, sweep_run: SweepRun, s
     if not sweep_run.already_finished:
         _record(plan, store, sweep_run, artifact, result)
     return result
+
+
+def _import_engines() -> None:
+    """Import what the later stages need while the first ones run: seconds each."""
+    import sweep.search
+    import sweep.training  # noqa: F401
 
 
 def _compute_missing(plan: Plan, store: Store, workers: cluster.Workers, say: Callable[[str], None]) -> None:

@@ -17,6 +17,9 @@ from sweep.plan import LABEL_SPLITS, LabelSplit, Plan
 from sweep.stages import compute_label_shard, count_pictures
 from sweep.store import Store
 
+# Coalitions evaluated at once: on a CPU few, so that a layer's activations stay in its cache.
+BATCH_SIZES = {"cpu": 64, "cuda": 2048}
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -67,7 +70,6 @@ def label(
     shards: Sequence[Shard],
     workers: Workers,
     on_shard: Callable[[int, int], None],
-    batch_size: int = 64,
 ) -> None:
     """Label the shards that are missing, in one execution. on_shard(pictures, evaluations) is called as each is published.
 
@@ -80,6 +82,7 @@ def label(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.actor_task_retry_on_errors = False
+    batch_size = BATCH_SIZES[plan.config.device]
     rows = [{"domain": s.domain, "split": s.split, "start": s.start, "stop": s.stop} for s in shards]
     labelled = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         ShardLabeller,  # type: ignore[arg-type]

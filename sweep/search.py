@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from ray import tune
 from ray.tune import Callback, RunConfig, TuneConfig
 
-from sweep.cluster import Workers, temporary_directory
+from sweep.cluster import Workers
 from sweep.config import SearchSettings
 from sweep.evaluation import SplitEvaluator, Transfer, normalized, prediction_only_scores
 from sweep.plan import Plan
@@ -189,6 +189,7 @@ def search_pairs(
     if not pairs:
         return
     number = min(workers.number, len(pairs))
+    scratch = f"ray_tune-{run_name}-{time.time_ns():x}"
     trainable = tune.with_resources(
         tune.with_parameters(PairTrial, plan=plan, store=store, threads=workers.threads), workers.resources()
     )
@@ -201,15 +202,18 @@ def search_pairs(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=RunConfig(
-            name=f"{run_name}-{time.time_ns():x}",
-            storage_path=str(Path(temporary_directory()) / "ray_tune"),
+            name=run_name,
+            storage_path=store.scratch(scratch),
             callbacks=[_Progress(on_pair)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    results = tuner.fit()
+    try:
+        results = tuner.fit()
+    finally:
+        store.remove_scratch(scratch)
     for result in (results[i] for i in range(len(results))):
         if result.error is not None:
             raise RuntimeError(f"the search of {result.config['pair'] if result.config else 'a pair'} failed: {result.error}")

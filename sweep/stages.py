@@ -221,11 +221,10 @@ def compute_model(
     domain: str,
     alpha: float,
     *,
-    scratch: Path,
     wait: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Artifact | None:
-    """Train one model (alpha = 1: prediction-only). A killed training continues from its checkpoint in `scratch`."""
+    """Train one model (alpha = 1: prediction-only). A killed training continues from its checkpoint."""
     stage = plan.model(domain, alpha)
 
     def compute(directory: Path) -> dict[str, Any]:
@@ -241,9 +240,8 @@ def compute_model(
         )
         classifier = zero_shot(plan, domain).to(plan.config.device)
         recipe = type(plan.config.recipe)(**stage.params["recipe"])
-        history = finetune(
-            classifier, data, recipe, alpha, checkpoint=scratch / f"{stage.key}.checkpoint", on_progress=on_progress
-        )
+        checkpoint = store.checkpoint_directory / f"{stage.key}.checkpoint"
+        history = finetune(classifier, data, recipe, alpha, checkpoint=checkpoint, on_progress=on_progress)
         save_file({k: v.contiguous().cpu() for k, v in classifier.visual.state_dict().items()}, directory / "visual.safetensors")
         (directory / "history.json").write_text(json.dumps([asdict(point) for point in history]))
         return {"num_pictures": number, "final_loss": history[-1].loss}

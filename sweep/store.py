@@ -6,6 +6,7 @@ last, so that a reader sees a whole artifact or none. On a local disk the direct
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -147,6 +148,20 @@ class Store:
         """Keys of all whole artifacts, of one stage if named."""
         found = sorted(PurePosixPath(p).parent.name for p in self._fs.glob(f"{self._root}/artifacts/*/*/{MANIFEST}"))
         return [key for key in found if stage is None or self.open(key).manifest["stage"] == stage]
+
+    def scratch(self, name: str) -> str:
+        """A directory or URL beside the artifacts that every node of a cluster sees, for what an engine wants to write meanwhile."""
+        return f"{self.url}/scratch/{name}"
+
+    def remove_scratch(self, name: str) -> None:
+        """Remove a scratch directory and what is in it."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/scratch/{name}", recursive=True)
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        """Where a training keeps its checkpoint: in the store, or for a remote one on this machine."""
+        return Path(self._root, "checkpoints") if self._is_local else self._cache.parent / "checkpoints"
 
     def get_or_compute(
         self,

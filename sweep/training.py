@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -12,7 +11,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from sweep.cluster import Workers, temporary_directory
+from sweep.cluster import Workers
 from sweep.plan import Plan
 from sweep.stages import compute_model
 from sweep.store import Store
@@ -28,7 +27,8 @@ def train_models(plan: Plan, store: Store, models: list[tuple[str, float]], work
     """
     if not models:
         return
-    directory = Path(temporary_directory())
+    # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
+    scratch = f"ray_train-{fit_name}-{time.time_ns():x}"
     scaling = ScalingConfig(
         num_workers=min(workers.number, len(models)),
         use_gpu=workers.num_gpus > 0,
@@ -38,26 +38,23 @@ def train_models(plan: Plan, store: Store, models: list[tuple[str, float]], work
         train_loop_per_worker=_train_loop,
         train_loop_config={"plan": plan, "store": store, "models": models, "threads": workers.threads},
         scaling_config=scaling,
-        # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
-        run_config=RunConfig(
-            name=f"{fit_name}-{time.time_ns():x}",
-            storage_path=str(directory / "ray_train"),
-            failure_config=FailureConfig(max_failures=2),
-        ),
+        run_config=RunConfig(name=fit_name, storage_path=store.scratch(scratch), failure_config=FailureConfig(max_failures=2)),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        store.remove_scratch(scratch)
 
 
 def _train_loop(config: dict[str, Any]) -> None:
     plan, store, models = config["plan"], config["store"], list(config["models"])
     torch.set_num_threads(config["threads"])
     rank = ray.train.get_context().get_world_rank()
-    scratch = Path(temporary_directory()) / "checkpoints"
     pending = models
     while pending:
         held: list[tuple[str, float]] = []
         for domain, alpha in pending:
-            artifact = compute_model(plan, store, domain, alpha, scratch=scratch, wait=False)
+            artifact = compute_model(plan, store, domain, alpha, wait=False)
             if artifact is None:
                 held.append((domain, alpha))
         pending = held

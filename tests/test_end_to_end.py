@@ -21,7 +21,8 @@ from sweep.store import Store
 
 TINY = [
     *("--num-steps", "20", "--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8"),
-    *("--budget", "128", "--test-budget", "256", "--num-trials", "5", "--precision", "float32", "--workers", "2"),
+    *("--budget", "128", "--test-budget", "256", "--precision", "float32", "--workers", "2"),
+    *("--search", "grid", "--lambdas", "0,0.4,0.8,1.2"),
 ]
 DIGITS = ["--suite", "miniature", "--domains", "clean_digits", "street_digits"]
 
@@ -132,10 +133,10 @@ def test_experiment_is_called_after_the_suite(finished):
 
 
 def test_selection_is_on_validation_and_test_is_scored_once(finished):
-    table = cells(finished[0])
+    table = finished_cells(finished[0])
     for _, pair in table.groupby(["source_domain", "target_domain"]):
         validation, test = pair[pair["split"] == "validation"], pair[pair["split"] == "test"]
-        assert len(validation) == 5 and len(test) == 1
+        assert len(validation) == 4 and len(test) == 1
         chosen = validation[validation["is_chosen"]]
         assert len(chosen) == 1
         assert (chosen[["alpha", "lambda2"]].to_numpy() == test[["alpha", "lambda2"]].to_numpy()).all()
@@ -144,25 +145,11 @@ def test_selection_is_on_validation_and_test_is_scored_once(finished):
 
 
 def test_lambda2_zero_is_the_prediction_only_target_model(finished):
-    table = cells(finished[0])
+    table = finished_cells(finished[0])
     zero = table[(table["lambda2"] == 0) & (table["split"] == "validation")]
     assert len(zero) >= 2
     assert zero["normalized_accuracy"].tolist() == [1.0] * len(zero)
     assert (zero["normalized_e_rmse"] - 1).abs().max() < 1e-5
-
-
-def test_the_study_of_a_pair_can_be_opened_with_optuna(finished):
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    store = Store(str(finished[0] / "sweep_store"))
-    for key in store.keys("pair"):
-        storage = JournalStorage(JournalFileBackend(str(store.open(key).path("study.journal"))))
-        (name,) = optuna.get_all_study_names(storage)
-        assert name.startswith("all_pairs/miniature/") and "->" in name
-        study = optuna.load_study(study_name=name, storage=storage)
-        assert len(study.trials) == 5 and len(study.directions) == 2
 
 
 def test_every_number_can_be_traced(finished):
@@ -187,23 +174,20 @@ def test_the_same_command_again_computes_nothing_says_so_and_is_quick(finished, 
 def test_one_more_domain_and_alpha_compute_only_what_is_new(finished, again):
     directory, _ = finished
     before = manifests(directory)
-    domains = [*DIGITS, "land_cover"]
-    sweep(directory, *domains, *TINY, "--alphas", "0.5")
-    with_domain = manifests(directory)
-    assert {k: with_domain[k] for k in before} == before  # finished artifacts are not touched
-    count = lambda found, stage: sum(m["stage"] == stage for m in found.values())  # noqa: E731
-    assert count(with_domain, "finetune") == 4 + 2
-    assert count(with_domain, "pair") == 2 + 4
-    grid = ["--search", "grid", "--lambdas", "0,0.8"]
-    sweep(directory, *DIGITS, *TINY, "--alphas", "0.5", *grid)
-    on_grid = manifests(directory)
-    assert count(on_grid, "finetune") == 6
-    sweep(directory, *DIGITS, *TINY, "--alphas", "0.5,0.8", *grid)
-    with_alpha = manifests(directory)
-    assert count(with_alpha, "finetune") == 6 + 2  # one training a source, none a pair or trial
-    assert count(with_alpha, "cells") == 2 * count(on_grid, "cells") == 4
-    assert count(with_alpha, "label") == count(on_grid, "label")
-    assert len(runs(directory, "finetune")) == 8
+    sweep(directory, *DIGITS, "land_cover", *TINY, "--alphas", "0.5,0.8")
+    after = manifests(directory)
+    assert {k: after[k] for k in before} == before  # finished artifacts are not touched
+    new = [m for k, m in after.items() if k not in before]
+    count = lambda stage: sum(m["stage"] == stage for m in new)  # noqa: E731
+    assert count("pictures") == 1
+    assert count("finetune") == 1 + 1 + 3  # the new domain twice, and the new alpha once a source, not once a pair or trial
+    assert count("label") == count_labels(before) // 2
+    assert count("cells") == 6 * 2 - 2  # the old pairs' cells at the old alpha stand
+    assert len(runs(directory, "finetune")) == 4 + 5
+
+
+def count_labels(found: dict[str, dict]) -> int:
+    return sum(m["stage"] == "label" for m in found.values())
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None, seconds: float = 240) -> None:
@@ -211,59 +195,69 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | Non
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         if process is not None and process.poll() is not None:
-            raise AssertionError(f"the sweep ended before it could be killed: {process.communicate()[0]}")
+            raise AssertionError(f"the sweep ended before it could be stopped: {process.communicate()[0]}")
         time.sleep(0.1)
 
 
-def test_killed_at_any_stage_it_continues_to_the_same_result(finished, tmp_path):
-    """kill -9 of the driver after the first artifact of each stage; at the end the cells equal the undisturbed run's."""
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished, tmp_path):
+    """Ctrl-C in the first training; kill -9 while labelling; then two drivers on the store, one killed while training, the other in the
+    search; then once more to the end. No artifact is made twice, and the cells are those of the undisturbed run."""
     count = lambda stage: sum(m["stage"] == stage for m in manifests(tmp_path).values())  # noqa: E731
-    moments = {
-        "prediction-only training": lambda: count("finetune") >= 1,
-        "labels": lambda: count("label") >= 1,
-        "self-explaining training": lambda: count("finetune") >= 3,
-        "search": lambda: count("pair") >= 1,
-    }
-    for has_come in moments.values():
-        process = start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
-        wait_for(has_come, process)
-        before = manifests(tmp_path)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        wait_for(lambda: all(run.info.status != "RUNNING" for run in runs(tmp_path)), None, 60)
-        after = manifests(tmp_path)
-        assert {k: after[k] for k in before} == before
-    output, _ = sweep(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
-    final = manifests(tmp_path)
-    assert {k: final[k] for k in before} == before
-    pd.testing.assert_frame_equal(cells(tmp_path), cells(finished[0]).loc[lambda t: t["source_domain"] != ""])
-    assert len(runs(tmp_path, "finetune")) == 4
-    assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
+    nothing_runs = lambda: all(run.info.status != "RUNNING" for run in runs(tmp_path))  # noqa: E731
+    seen: dict[str, dict] = {}
 
+    def started() -> subprocess.Popen[str]:
+        return start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_continue(tmp_path):
-    process = start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
-    wait_for(lambda: any(m["stage"] == "finetune" for m in manifests(tmp_path).values()), process)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=90)
-    assert process.returncode == 130, output
-    assert "the same command continues" in output
-    assert "Traceback" not in output
+    def finished_artifacts_are_not_touched() -> None:
+        now = manifests(tmp_path)
+        assert {k: now[k] for k in seen} == seen
+        seen.update(now)
+
+    interrupted = started()
+    wait_for(lambda: count("pictures") == 2, interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    output, _ = interrupted.communicate(timeout=90)
+    assert interrupted.returncode == 130, output
+    assert "the same command continues" in output and "Traceback" not in output
     assert {run.info.status for run in runs(tmp_path)} == {"KILLED"}
+    finished_artifacts_are_not_touched()
 
+    labelling = started()
+    wait_for(lambda: count("label") >= 2, labelling)
+    kill(labelling)
+    wait_for(nothing_runs, None, 60)
+    finished_artifacts_are_not_touched()
 
-def test_two_drivers_on_one_store_share_the_work_and_do_no_harm(tmp_path):
-    processes = [start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5") for _ in range(2)]
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    stages = [m["stage"] for m in manifests(tmp_path).values()]
+    first, second = started(), started()
+    wait_for(lambda: count("finetune") >= 3, first)
+    kill(first)
+    finished_artifacts_are_not_touched()
+    wait_for(lambda: count("pair") >= 1, second)
+    kill(second)
+    wait_for(nothing_runs, None, 60)
+    finished_artifacts_are_not_touched()
+
+    sweep(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
+    finished_artifacts_are_not_touched()
+    pd.testing.assert_frame_equal(cells(tmp_path), finished_cells(finished[0]))
+    stages = [m["stage"] for m in seen.values()]
     assert (stages.count("finetune"), stages.count("pair"), stages.count("result")) == (4, 2, 1)
     store = Store(str(tmp_path / "sweep_store"))
-    keys = store.keys()
-    assert len(keys) == len(stages)
-    for key in keys:
+    for key in seen:
         store.verify(key)
-    assert len(runs(tmp_path, "sweep")) == 1
     assert len(runs(tmp_path, "finetune")) == 4
     assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
+    assert not list((tmp_path / "sweep_store").glob("in_progress/*")) and not list((tmp_path / "sweep_store").glob("leases/*"))
+
+
+def finished_cells(directory: Path) -> pd.DataFrame:
+    """The cells of the first sweep in a directory."""
+    parent = min(runs(directory, "sweep"), key=lambda run: run.info.start_time)
+    return pd.read_parquet(client(directory).download_artifacts(parent.info.run_id, "cells.parquet"))

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from test_end_to_end import client, runs, sweep
 
 from core.statistics import pearson
+from sweep.store import Store
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory) -> dict[str, pd.DataFrame]:
+def directory(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("miniature")
-    sweep(directory, "--alphas", "0.5", "--num-trials", "8")
+    sweep(directory, "--alphas", "0.5", "--num-trials", "6")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tables(directory) -> dict[str, pd.DataFrame]:
     (parent,) = runs(directory, "sweep")
     names = ("cells", "references", "similarities")
     return {n: pd.read_parquet(client(directory).download_artifacts(parent.info.run_id, f"{n}.parquet")) for n in names}
@@ -61,3 +72,15 @@ def test_the_similarity_of_prediction_only_vectors_predicts_that_of_explainabili
     similarities = tables["similarities"]
     found = pearson(similarities["similarity_prediction_only"], similarities["similarity_explainability"])
     assert found.r > 0.6 and found.p_value < 0.001
+
+
+def test_the_study_of_a_pair_can_be_opened_with_optuna(directory):
+    store = Store(str(directory / "sweep_store"))
+    keys = store.keys("pair")
+    assert len(keys) == 56
+    for key in keys[:3]:
+        storage = JournalStorage(JournalFileBackend(str(store.open(key).path("study.journal"))))
+        (name,) = optuna.get_all_study_names(storage)
+        assert name.startswith("all_pairs/miniature/") and "->" in name
+        study = optuna.load_study(study_name=name, storage=storage)
+        assert len(study.trials) == 6 and len(study.directions) == 2
