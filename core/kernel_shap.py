@@ -26,6 +26,8 @@ Values = NDArray[np.float64]
 ENUMERATION_FACTOR = 10
 """Sizes 1 and M - 1 are enumerated only from a budget of this many times M: below, too few others would be left."""
 
+MAX_DRAWS = 100
+
 
 def kernel_size_distribution(num_players: int) -> Values:
     """Probability of each coalition size 1 .. M - 1 under the Shapley kernel, proportional to 1 / (s (M - s)). [M - 1]"""
@@ -59,6 +61,12 @@ class CoalitionMatrix:
     def num_players(self) -> int:
         return self.coalitions.shape[1]
 
+    @property
+    def is_determined(self) -> bool:
+        """Whether the regression has one solution."""
+        reduced = self.coalitions[::2, :-1].astype(np.float64) - self.coalitions[::2, -1:]
+        return bool(np.linalg.matrix_rank(reduced) == self.num_players - 1)
+
     @cached_property
     def solver(self) -> KernelShapSolver:
         return KernelShapSolver(self)
@@ -69,7 +77,8 @@ def sample_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...]
 
     With budget >= 2^M - 2 every coalition is taken, with the exact Shapley kernel. Below, pairs (S, complement of S) are drawn with
     sizes after the kernel until `budget` distinct coalitions stand; repeats add to the weight. Sizes 1 and M - 1 are enumerated first
-    when the budget leaves enough for the others.
+    when the budget leaves enough for the others. A draw that leaves the attributions undetermined (likely only near the smallest
+    budget) is drawn again.
     Raises ValueError when the budget cannot determine M attributions, or is odd.
     """
     least = smallest_budget(num_players)
@@ -82,11 +91,19 @@ def sample_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...]
         )
     if budget % 2:
         raise ValueError(f"coalitions come in pairs: make the budget even, not {budget}")
-    sizes = np.arange(1, num_players)
     size_mass = kernel_size_distribution(num_players)
     if num_players <= 20 and budget >= 2**num_players - 2:
         return _all_coalitions(num_players, size_mass)
+    generator = np.random.default_rng(seed)
+    for _ in range(MAX_DRAWS):
+        matrix = _draw(num_players, budget, size_mass, generator)
+        if matrix.is_determined:
+            return matrix
+    raise ValueError(f"{MAX_DRAWS} draws of {budget} coalitions left the {num_players} attributions undetermined: raise the budget")
 
+
+def _draw(num_players: int, budget: int, size_mass: Values, generator: np.random.Generator) -> CoalitionMatrix:
+    sizes = np.arange(1, num_players)
     rows: list[NDArray[np.bool_]] = []
     counts: list[float] = []
     sampled_mass = size_mass.copy()
@@ -97,7 +114,6 @@ def sample_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...]
     pair_mass = (sampled_mass + sampled_mass[::-1])[: len(sizes) // 2 + len(sizes) % 2]
     if len(sizes) % 2:
         pair_mass[-1] /= 2  # the middle size is its own complement
-    generator = np.random.default_rng(seed)
     position: dict[bytes, int] = {}
     num_drawn = 0
     while len(rows) < budget // 2:

@@ -32,13 +32,13 @@ NOT_IN_CORE = {"sweep", "ray", "optuna", "mlflow", "matplotlib", "pandas", "psut
 
 
 def imports_of(module: str) -> set[str]:
-    """Every module that is imported, `from a import b` both as a and as a.b."""
+    """Everything that is imported; `from a import b` as a.b."""
     found: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 

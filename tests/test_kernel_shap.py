@@ -140,6 +140,12 @@ def test_sizes_1_and_48_are_enumerated_only_from_a_budget_that_leaves_others():
     assert sample_coalitions(49, 256).is_sampled.all()
 
 
+def test_the_smallest_budget_can_always_be_solved():
+    for seed in range(40):
+        assert sample_coalitions(49, smallest_budget(49), seed).is_determined
+        assert sample_coalitions(6, smallest_budget(6), seed).is_determined
+
+
 def test_budgets_that_cannot_be_solved_say_what_is_needed():
     with pytest.raises(ValueError, match="at least 96"):
         sample_coalitions(49, 50)
