@@ -10,27 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 from fsspec import AbstractFileSystem
+
+from sweep.processes import is_alive_here, is_of_this_host, this_process
 
 RENEWAL_S = 5.0
 EXPIRY_S = 60.0
-
-
-def is_alive(pid: int, started: float | None = None) -> bool:
-    """Whether a process of this machine runs; with `started`, whether it is the one that was created then."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and (started is None or abs(process.create_time() - started) < 1.0)
-    except psutil.NoSuchProcess:
-        return False
 
 
 class Leases:
@@ -107,14 +98,7 @@ class Leases:
         return (self._read(path) or {}).get("token") == token
 
     def _content(self, token: str) -> dict[str, Any]:
-        process = psutil.Process()
-        return {
-            "token": token,
-            "host": socket.gethostname(),
-            "pid": process.pid,
-            "process_started": process.create_time(),
-            "renewed": time.time(),
-        }
+        return {"token": token, "process": this_process(), "renewed": time.time()}
 
     def _renew(self, path: str, token: str, stopped: threading.Event) -> None:
         while not stopped.wait(RENEWAL_S):
@@ -140,6 +124,6 @@ class Leases:
 
     @staticmethod
     def _is_expired(holder: dict[str, Any]) -> bool:
-        if holder["host"] == socket.gethostname() and not is_alive(holder["pid"], holder["process_started"]):
+        if is_of_this_host(holder["process"]) and not is_alive_here(holder["process"]):
             return True
         return time.time() - float(holder["renewed"]) > EXPIRY_S

@@ -25,6 +25,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sweep.leases import Leases
+from sweep.processes import is_alive_here, is_of_this_host, this_process
 
 MANIFEST = "manifest.json"
 POLL_S = 0.5
@@ -202,7 +203,7 @@ class Store:
         parent = f"{self._root}/in_progress" if self._is_local else None
         if parent:
             os.makedirs(parent, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix=f"{key}.{socket.gethostname()}.{os.getpid()}.", dir=parent))
+        directory = Path(tempfile.mkdtemp(prefix=f"{key}.{this_process()}.", dir=parent))
         try:
             meta = compute(directory)
             names = sorted(str(p.relative_to(directory).as_posix()) for p in directory.rglob("*") if p.is_file())
@@ -249,11 +250,9 @@ class Store:
 
     def _remove_leftovers(self) -> None:
         """Remove what processes of this machine that are dead left half done."""
-        from sweep.leases import is_alive
-
         for path in Path(self._root).glob("in_progress/*"):
-            host, _, pid = path.name.removeprefix(path.name.split(".")[0] + ".").rpartition(".")[0].rpartition(".")
-            if host == socket.gethostname() and pid.isdigit() and not is_alive(int(pid)):
+            process = path.name.partition(".")[2].rpartition(".")[0]  # the name is key.process.random
+            if is_of_this_host(process) and not is_alive_here(process):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _place(self, key: str, name: str) -> str:

@@ -22,7 +22,7 @@ def miniature() -> SweepConfig:
         base=MINIATURE,
         domains=tuple(DomainSource(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
         data=DataSettings(max_train_pictures=250, max_test_pictures=120),
-        recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=220, warmup_steps=22),
+        recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=200, warmup_steps=20),
         labels=LabelPlan(
             train=LabelSettings(budget=384, precision=precision),
             validation=LabelSettings(budget=384, pool_size=8, precision=precision, num_perturbations=64),
@@ -30,7 +30,7 @@ def miniature() -> SweepConfig:
             max_test=40,
             num_ceiling=10,
         ),
-        search=SearchSettings(alphas=(0.3, 0.7), num_trials=16),
+        search=SearchSettings(alphas=(0.2, 0.5), num_trials=16),
     )
 
 

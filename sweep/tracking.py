@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sweep import tracking_store
 from sweep.credentials import scrubbed, text_without_credentials, without_credentials
-from sweep.watchdog import Watchdog, is_alive_here, this_process
+from sweep.processes import is_alive_here, this_process
+from sweep.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

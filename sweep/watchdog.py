@@ -5,33 +5,13 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 
-import psutil
-
 MAX_ATTEMPTS = 10
 MAX_WAIT_S = 60.0
-
-
-def this_process() -> str:
-    """This process, named so that its life can be checked later: host:pid:start time."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
-
-
-def is_alive_here(name: str) -> bool:
-    """Whether `this_process` of another is a living process of this host; the start time tells a reused process id apart."""
-    try:
-        host, pid, started = name.rsplit(":", 2)
-        if host != socket.gethostname():
-            return False
-        process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(started)) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
-        return False
 
 
 class Watchdog:

@@ -249,7 +249,7 @@ def test_a_lease_of_another_machine_expires_only_without_renewal(tmp_path, monke
     import fsspec
 
     lease = Leases(fsspec.filesystem("file"), str(tmp_path), True)
-    foreign = {"token": "t", "host": "elsewhere", "pid": 1, "process_started": 0.0, "renewed": time.time()}
+    foreign = {"token": "t", "process": "elsewhere:1:0.00", "renewed": time.time()}
     (tmp_path / "name").write_text(json.dumps(foreign))
     with lease.claim("name") as is_mine:
         assert not is_mine

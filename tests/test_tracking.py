@@ -21,8 +21,8 @@ from mlflow.utils import validation
 
 from sweep import tracking
 from sweep.credentials import without_credentials
+from sweep.processes import is_alive_here, this_process
 from sweep.tracking import SweepRun, Tracker, TrackingError
-from sweep.watchdog import is_alive_here, this_process
 
 SWEEP_KEY = "0123456789abcdef"
 EXPERIMENT = "all_pairs/miniature"
