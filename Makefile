@@ -11,7 +11,7 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -q -rs --durations=12
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

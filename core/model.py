@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
 from core.miniature.weights import load_state_dict
 
-ImageTower = VisionTransformer
-Block = ResidualAttentionBlock
+# open_clip is imported where it is needed: it takes seconds, and many processes of a sweep only pass settings on.
+ImageTower = Any
+"""An open_clip VisionTransformer."""
+Block = Any
+"""One of its residual attention blocks."""
+
 MINIATURE = "miniature"
 RANDOM_WEIGHTS = "random"
 
@@ -76,7 +78,7 @@ class Base:
     fingerprint: str
 
     @property
-    def visual(self) -> VisionTransformer:
+    def visual(self) -> ImageTower:
         return self.clip.visual
 
     @property
@@ -115,7 +117,7 @@ class SelfExplainingClassifier(nn.Module):
 
     head: Tensor
 
-    def __init__(self, visual: VisionTransformer, head: Tensor, logit_scale: float, attribution_scale: float = 1.0) -> None:
+    def __init__(self, visual: ImageTower, head: Tensor, logit_scale: float, attribution_scale: float = 1.0) -> None:
         super().__init__()
         check_supported(visual)
         if head.ndim != 2 or head.shape[0] != visual.proj.shape[1]:
@@ -146,6 +148,8 @@ class SelfExplainingClassifier(nn.Module):
 
 def check_supported(visual: nn.Module) -> None:
     """Raise BaseModelError unless the tower is a plain CLIP ViT: CLS pooling, standard residual blocks, a projection."""
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
     if not isinstance(visual, VisionTransformer):
         raise BaseModelError(f"the image tower is a {type(visual).__name__}: choose an open_clip ViT with a CLS token (ViT-B-32, say)")
     plain = all(type(b) is ResidualAttentionBlock for b in visual.transformer.resblocks)
@@ -166,6 +170,8 @@ def load_base(name: str) -> Base:
     directory = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or directory.is_dir():
         return _load_directory(directory)
+    import open_clip
+
     model_name, _, tag = name.partition(":")
     if model_name not in open_clip.list_models():
         close = ", ".join(m for m in open_clip.list_models() if m.lower().startswith(model_name.lower()[:5]))[:200]
@@ -188,6 +194,8 @@ def load_base(name: str) -> Base:
 
 
 def _load_directory(directory: Path) -> Base:
+    import open_clip
+
     config_file, weights_file = directory / "open_clip_config.json", directory / "open_clip_model.safetensors"
     for file in (config_file, weights_file):
         if not file.is_file():
@@ -207,6 +215,8 @@ def _build(
     name: str, config: dict, state: dict[str, Tensor], tokenizer: Callable[[list[str]], Tensor] | None = None
 ) -> Base:
     """Build a CLIP after an open_clip configuration and fill in its weights, which must match it to the last key and shape."""
+    import open_clip
+
     try:
         settings = {k: v for k, v in config["model_cfg"].items() if k not in ("custom_text",)}
         clip = open_clip.CLIP(**settings)
@@ -220,6 +230,8 @@ def _build(
 
 
 def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocess: dict) -> Base:
+    import open_clip
+
     check_supported(clip.visual)
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else size

@@ -70,6 +70,7 @@ def provenance(plan: Plan, store: Store) -> dict[str, str | int | float | bool |
     flat["device"] = config.device
     for domain, facts in plan.domains.items():
         meta = store.open(plan.pictures(domain).key).manifest["meta"]
+        flat[f"domain.{domain}.source"] = facts.source
         flat[f"domain.{domain}.fingerprint"] = facts.fingerprint
         flat[f"domain.{domain}.pictures"] = ", ".join(f"{k} {v}" for k, v in meta["counts"].items())
         if meta["skipped"]:

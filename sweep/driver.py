@@ -50,10 +50,10 @@ def make_plan(config: SweepConfig) -> Plan:
     for source in config.domains:
         if source.location.startswith(DRAWN):
             found = stages.domain_facts_of_drawing(source.location.removeprefix(DRAWN), config.data)
-            facts[source.name] = DomainFacts(*found)
+            facts[source.name] = DomainFacts(*found, source=source.location)
         else:
             domain = read_domain(source.location, name=source.name, templates=source.templates)
-            facts[source.name] = DomainFacts(domain.fingerprint, domain.class_names, domain.templates)
+            facts[source.name] = DomainFacts(domain.fingerprint, domain.class_names, domain.templates, domain.source)
     return Plan(config, base.fingerprint, base.preprocessing, facts)
 
 

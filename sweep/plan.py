@@ -43,11 +43,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """What the plan must know of a domain before anything is computed. fingerprint: of its pictures and classes."""
+    """What the plan must know of a domain before anything is computed.
+
+    fingerprint: of its files. source: where it was read, with the commit of a Hub data set; for the record, in no key.
+    """
 
     fingerprint: str
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,8 @@ def compute_pictures(plan: Plan, store: Store, domain: str) -> Artifact:
                 read = _draw(source.location.removeprefix(DRAWN), data, Path(scratch))
             else:
                 read = read_domain(source.location, name=domain, templates=source.templates)
+                if read.fingerprint != plan.domains[domain].fingerprint:
+                    raise ConfigError(f"the files of {domain} changed while the sweep ran: start the sweep again")
             return _write_pictures(plan, read, directory)
 
     artifact = run(store, plan.pictures(domain), compute)

@@ -42,7 +42,7 @@ def sweep(directory: Path, *arguments: str) -> tuple[str, float]:
     """Run a sweep to its end; its output and seconds."""
     began = time.monotonic()
     process = start(directory, *arguments)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, output
     return output, time.monotonic() - began
 

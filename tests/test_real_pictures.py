@@ -60,7 +60,7 @@ def test_the_paper_suites_way_with_a_random_vit_b_32(tmp_path):
     output, _ = sweep(
         tmp_path, "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"gtsrb={DATA / 'gtsrb'}",
         "--base", "ViT-B-32:random", "--device", "cpu", "--workers", "2", "--num-steps", "2", "--batch-size", "3", "--alphas", "0.5",
-        "--max-train-pictures", "4", "--max-test-pictures", "4", "--max-test-labels", "2", "--budget", "96", "--test-budget", "96",
+        "--max-train-pictures", "3", "--max-test-pictures", "3", "--max-test-labels", "1", "--budget", "96", "--test-budget", "96",
         "--lambdas", "0,0.4,0.8",
     )  # fmt: skip
     assert "a grid of 1 alphas x 3 lambdas" in output
