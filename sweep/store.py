@@ -1,22 +1,24 @@
 """Content-addressed artifacts in a directory or a bucket: whole or absent, checksummed, computed once.
 
 An artifact's key is the hash of everything it depends on. Its files lie at <root>/artifacts/<key[:2]>/<key>/; `manifest.json` is written
-last, so that a reader sees a whole artifact or none. On a local disk the directory is filled under another name and renamed.
+last, so that a reader sees a whole artifact or none. On a local disk the directory is filled under another name and renamed. Elsewhere each
+computation has a directory of its own beside the manifest, which names it: two that compute the same never mix their files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +26,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from sweep.leases import Leases
+from sweep.credentials import scrubbed, without_credentials
+from sweep.leases import Leases, create_file, has_directories
 from sweep.processes import is_alive_here, is_of_this_host, this_process
 
 MANIFEST = "manifest.json"
@@ -36,10 +39,11 @@ class StoreError(ValueError):
 
 
 def artifact_key(stage: str, version: int, params: Mapping[str, Any], inputs: Sequence[str]) -> str:
-    """Key of an artifact: sha256 (40 hex digits) over canonical JSON. 1 and 1.0 are different parameters.
+    """Key of an artifact: sha256 (40 hex digits) over canonical JSON. 1 and 1.0 are different parameters, 0.0 and -0.0 are not.
 
     Raises TypeError for parameters that JSON does not hold, ValueError for NaN and infinities.
     """
+    assert not isinstance(inputs, str), "inputs are a sequence of keys"
     document = {"stage": stage, "version": version, "params": _canonical(params), "inputs": list(inputs)}
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
@@ -53,7 +57,7 @@ def _canonical(value: Any) -> Any:
     if type(value) is float:
         if not math.isfinite(value):
             raise ValueError(f"a parameter is {value}: keys hold finite numbers only")
-        return value
+        return value + 0.0  # -0.0 becomes 0.0
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) for k in value):
             raise TypeError("parameter names must be strings")
@@ -61,11 +65,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_canonical(v) for v in value]
     raise TypeError(f"a {type(value).__name__} cannot be part of a key: use numbers, strings, lists and mappings")
-
-
-def shown(url: str) -> str:
-    """A URL without credentials, for messages."""
-    return re.sub(r"(//)[^/@]*@", r"\1", url).split("?")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,42 +91,42 @@ class Store:
         try:
             filesystem, root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
-            raise StoreError(f"the store {shown(url)} cannot be opened: {error}") from error
+            fix = "give a directory or a URL such as s3://bucket/prefix, and install what its protocol needs"
+            raise StoreError(f"the store {without_credentials(url)} cannot be opened ({scrubbed(str(error), url)}): {fix}") from None
         self._fs = filesystem
         self._root = root.rstrip("/")
         self._is_local = isinstance(filesystem, LocalFileSystem)
-        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        self._cache = Path(cache_dir or os.path.join(tempfile.gettempdir(), "explainability-sweep", "cache")) / digest
-        self._leases = Leases(filesystem, f"{self._root}/leases", self._is_local)
+        self._cache_dir = cache_dir
+        users_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        self._cache = Path(cache_dir or f"{users_cache}/explainability-sweep").expanduser()
+        # What this machine works on: for a local store in it, so that a rename publishes; for a remote one in the cache.
+        self._workplace = Path(self._root) if self._is_local else self._cache
+        self._leases = Leases(filesystem, f"{self._root}/leases")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.url, str(self._cache.parent))
+        return Store, (self.url, self._cache_dir)
 
     def check_writable(self) -> None:
         """Raise StoreError unless the store can be written to."""
         probe = f"{self._root}/.writable-{os.getpid()}-{time.time_ns():x}"
         try:
-            self._fs.makedirs(self._root, exist_ok=True)
+            if has_directories(self._fs):
+                self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(probe, b"")
             self._fs.rm_file(probe)
         except Exception as error:  # every filesystem has errors of its own
-            reason = f"{type(error).__name__}: {error}"
-            raise StoreError(f"the store {shown(self.url)} cannot be written to ({reason}): give another --store") from error
-        if self._is_local:
-            self._remove_leftovers()
+            reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
+            raise StoreError(f"the store {without_credentials(self.url)} cannot be written to ({reason}): give another --store") from None
+        self._remove_leftovers()
 
     def exists(self, key: str) -> bool:
         """Whether the artifact is there, whole."""
+        self._fs.invalidate_cache()  # others publish meanwhile
         return bool(self._fs.exists(self._place(key, MANIFEST)))
 
     def open(self, key: str) -> Artifact:
         """An artifact that exists. Raises StoreError when it is absent or a file of it is missing or has another size."""
-        try:
-            manifest = json.loads(self._fs.cat_file(self._place(key, MANIFEST)))
-        except FileNotFoundError:
-            raise StoreError(f"there is no artifact {key} in {shown(self.url)}: run the sweep again to compute it") from None
-        except ValueError as error:
-            raise self._damaged(key, MANIFEST) from error
+        manifest = self._read_manifest(key)
         if self._is_local:
             for name, facts in manifest["files"].items():
                 try:
@@ -140,15 +139,21 @@ class Store:
 
     def verify(self, key: str) -> None:
         """Raise StoreError unless every file has the checksum of the manifest."""
-        for name, facts in self.open(key).manifest["files"].items():
-            with self._fs.open(self._place(key, name), "rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != facts["sha256"]:
-                    raise self._damaged(key, name)
+        manifest = self.open(key).manifest
+        for name, facts in manifest["files"].items():
+            try:
+                with self._fs.open(self._place(key, name, manifest), "rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            except FileNotFoundError:
+                digest = None
+            if digest != facts["sha256"]:
+                raise self._damaged(key, name)
 
     def keys(self, stage: str | None = None) -> list[str]:
         """Keys of all whole artifacts, of one stage if named."""
+        self._fs.invalidate_cache()
         found = sorted(PurePosixPath(p).parent.name for p in self._fs.glob(f"{self._root}/artifacts/*/*/{MANIFEST}"))
-        return [key for key in found if stage is None or self.open(key).manifest["stage"] == stage]
+        return [key for key in found if stage is None or self._read_manifest(key)["stage"] == stage]
 
     def scratch(self, name: str) -> str:
         """A directory or URL beside the artifacts that every node of a cluster sees, for what an engine wants to write meanwhile."""
@@ -162,7 +167,7 @@ class Store:
     @property
     def checkpoint_directory(self) -> Path:
         """Where a training keeps its checkpoint: in the store, or for a remote one on this machine."""
-        return Path(self._root, "checkpoints") if self._is_local else self._cache.parent / "checkpoints"
+        return self._workplace / "checkpoints"
 
     def get_or_compute(
         self,
@@ -200,20 +205,14 @@ class Store:
         compute: Callable[[Path], Mapping[str, Any] | None],
     ) -> None:
         started = time.time()
-        parent = f"{self._root}/in_progress" if self._is_local else None
-        if parent:
-            os.makedirs(parent, exist_ok=True)
+        parent = self._workplace / "in_progress"
+        parent.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix=f"{key}.{this_process()}.", dir=parent))
         try:
             meta = compute(directory)
             names = sorted(str(p.relative_to(directory).as_posix()) for p in directory.rglob("*") if p.is_file())
-            files = {}
-            for name in names:
-                with open(directory / name, "rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                    if self._is_local:
-                        os.fsync(stream.fileno())
-                files[name] = {"size": (directory / name).stat().st_size, "sha256": digest}
+            assert MANIFEST not in names, f"the name {MANIFEST} is the store's own"
+            files = {n: {"size": (directory / n).stat().st_size, "sha256": _sha256(directory / n)} for n in names}
             manifest = {
                 "key": key,
                 "stage": stage,
@@ -226,20 +225,18 @@ class Store:
                 "host": socket.gethostname(),
                 "created": time.time(),
             }
-            self._publish(key, directory, names, json.dumps(manifest, indent=1, sort_keys=True))
+            publish = self._publish_by_rename if self._is_local else self._publish_by_upload
+            publish(key, directory, manifest)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _publish(self, key: str, directory: Path, names: list[str], manifest: str) -> None:
-        if not self._is_local:
-            for name in names:
-                self._fs.put_file(str(directory / name), self._place(key, name))
-            self._fs.pipe_file(self._place(key, MANIFEST), manifest.encode())
-            return
+    def _publish_by_rename(self, key: str, directory: Path, manifest: Mapping[str, Any]) -> None:
         target = Path(self._place(key, MANIFEST)).parent
-        (directory / MANIFEST).write_text(manifest)
+        (directory / MANIFEST).write_text(_as_text(manifest))
         target.parent.mkdir(parents=True, exist_ok=True)
         os.chmod(directory, 0o755)
+        for path in (*directory.rglob("*"), directory):
+            _flush(path)
         try:
             os.rename(directory, target)
         except OSError:
@@ -247,36 +244,87 @@ class Store:
                 return
             shutil.rmtree(target)  # a directory without a manifest: no artifact
             os.rename(directory, target)
+        _flush(target.parent)
+
+    def _publish_by_upload(self, key: str, directory: Path, manifest: Mapping[str, Any]) -> None:
+        manifest = {**manifest, "directory": uuid.uuid4().hex}
+        for name in manifest["files"]:
+            self._fs.put_file(str(directory / name), self._place(key, name, manifest))
+        create_file(self._fs, self._place(key, MANIFEST), _as_text(manifest).encode())
+        # Of several that computed the same, the first manifest stands. What it does not name was left by others, dead or late.
+        kept = {MANIFEST, self._read_manifest(key)["directory"]}
+        self._fs.invalidate_cache()
+        for path in self._fs.ls(self._place(key, MANIFEST).rpartition("/")[0], detail=False):
+            if PurePosixPath(path).name not in kept:
+                self._fs.rm(path, recursive=True)
 
     def _remove_leftovers(self) -> None:
         """Remove what processes of this machine that are dead left half done."""
-        for path in Path(self._root).glob("in_progress/*"):
+        for path in self._workplace.glob("in_progress/*"):
             process = path.name.partition(".")[2].rpartition(".")[0]  # the name is key.process.random
             if is_of_this_host(process) and not is_alive_here(process):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _place(self, key: str, name: str) -> str:
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts:
-            raise StoreError(f"an artifact's file cannot be called {name!r}")
-        return f"{self._root}/artifacts/{key[:2]}/{key}/{name}"
+    def _place(self, key: str, name: str, manifest: Mapping[str, Any] | None = None) -> str:
+        directory = manifest.get("directory") if manifest else None
+        return "/".join([self._root, "artifacts", key[:2], key, *([directory] if directory else []), name])
+
+    def _read_manifest(self, key: str) -> dict[str, Any]:
+        try:
+            manifest: dict[str, Any] = json.loads(self._fs.cat_file(self._place(key, MANIFEST)))
+            names = [*manifest["files"], manifest.get("directory", "")]
+        except FileNotFoundError:
+            store = without_credentials(self.url)
+            raise StoreError(f"there is no artifact {key} in {store}: run the sweep again to compute it") from None
+        except (ValueError, TypeError, LookupError):
+            raise self._damaged(key, MANIFEST) from None
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
+            raise self._damaged(key, MANIFEST)
+        return manifest
 
     def _local_file(self, key: str, name: str, manifest: Mapping[str, Any]) -> Path:
         if name not in manifest["files"]:
             raise StoreError(f"artifact {key} has no file {name!r}; it has {', '.join(manifest['files'])}")
         if self._is_local:
             return Path(self._place(key, name))
-        copy = self._cache / key / name
-        if not copy.exists():
+        facts = manifest["files"][name]
+        # Under its checksum: what was deleted and computed again is not taken for what it was before.
+        copy = self._cache / "files" / facts["sha256"] / name
+        if not copy.exists() or copy.stat().st_size != facts["size"]:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            temporary = copy.with_name(f"{copy.name}.{os.getpid()}.{time.time_ns():x}")
-            self._fs.get_file(self._place(key, name), str(temporary))
-            with open(temporary, "rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != manifest["files"][name]["sha256"]:
+            temporary = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")
+            try:
+                self._fs.get_file(self._place(key, name, manifest), str(temporary))
+                if _sha256(temporary) != facts["sha256"]:
                     raise self._damaged(key, name)
-            os.replace(temporary, copy)
+                os.replace(temporary, copy)
+            except FileNotFoundError:
+                raise self._damaged(key, name) from None
+            finally:
+                temporary.unlink(missing_ok=True)
         return copy
 
     def _damaged(self, key: str, name: str) -> StoreError:
-        place = shown(self._place(key, name))
-        return StoreError(f"{place} is missing or damaged: delete the directory it is in and run the sweep again")
+        place = f"{without_credentials(self.url)}/artifacts/{key[:2]}/{key}"
+        return StoreError(f"{name} of the artifact {place} is missing or damaged: delete this directory and run the sweep again")
+
+
+def _as_text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Have a file or a directory on the disk before what is written next: after a power loss an artifact is whole or absent too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (error.errno == errno.EINVAL and path.is_dir()):  # some network filesystems cannot for directories
+            raise
+    finally:
+        os.close(descriptor)

@@ -18,7 +18,7 @@ from sweep.store import Store
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("miniature")
-    sweep(directory, "--alphas", "0.2", "--num-trials", "6", "--max-test-labels", "30")
+    sweep(directory, "--alphas", "0.2", "--num-trials", "6")
     return directory
 
 

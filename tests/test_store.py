@@ -7,19 +7,22 @@ import math
 import multiprocessing
 import os
 import pickle
+import random
 import signal
+import sys
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from sweep import leases
-from sweep.leases import Leases
-from sweep.store import Store, StoreError, artifact_key
+from sweep.store import Artifact, Store, StoreError, artifact_key
 
 KEY = artifact_key("stage", 1, {"a": 1}, [])
+PLACE = f"artifacts/{KEY[:2]}/{KEY}"
 
 
 def put(store: Store, key: str = KEY, text: str = "content", wait: bool = True):
@@ -52,9 +55,10 @@ def bucket(monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="sweeps")
+    name = f"sweeps-{uuid.uuid4().hex}"  # moto's buckets outlive its server
+    boto3.client("s3").create_bucket(Bucket=name)
     pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()  # an instance remembers the server of an earlier test
-    yield "s3://sweeps/prefix"
+    yield f"s3://{name}/prefix"
     server.stop()
 
 
@@ -94,6 +98,44 @@ def test_parameters_without_one_spelling_are_refused(value):
         artifact_key("s", 1, {"x": value}, [])
 
 
+def _random_params(rng: random.Random, depth: int = 3):
+    if depth and rng.random() < 0.6:
+        values = [_random_params(rng, depth - 1) for _ in range(rng.randint(1, 4))]
+        return values if rng.random() < 0.4 else {f"n{rng.randrange(1000)}_{i}": v for i, v in enumerate(values)}
+    return rng.choice([None, True, rng.randrange(-5, 5), rng.uniform(-1, 1), 10.0 ** rng.randint(-300, 300), rng.choice("aé\U0001f600")])
+
+
+def _shuffled(rng: random.Random, value):
+    """The same parameters, names in another order, sequences as tuples."""
+    if isinstance(value, dict):
+        return {k: _shuffled(rng, value[k]) for k in rng.sample(list(value), len(value))}
+    return tuple(_shuffled(rng, v) for v in value) if isinstance(value, list) else value
+
+
+def _with_one_leaf_changed(rng: random.Random, value):
+    if isinstance(value, dict):
+        name = rng.choice(list(value))
+        return {**value, name: _with_one_leaf_changed(rng, value[name])}
+    if isinstance(value, list):
+        place = rng.randrange(len(value))
+        return [_with_one_leaf_changed(rng, v) if i == place else v for i, v in enumerate(value)]
+    return math.nextafter(value, math.inf) if isinstance(value, float) else f"not {value}"
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_keys_depend_on_every_value_and_on_no_order_of_names(seed):
+    rng = random.Random(seed)
+    params = {"x": _random_params(rng)}
+    key = artifact_key("s", 1, params, [])
+    assert artifact_key("s", 1, _shuffled(rng, params), []) == key
+    assert artifact_key("s", 1, json.loads(json.dumps(params)), []) == key
+    assert artifact_key("s", 1, _with_one_leaf_changed(rng, params), []) != key
+
+
+def test_zero_has_one_key_whatever_its_sign():
+    assert artifact_key("s", 1, {"x": -0.0}, []) == artifact_key("s", 1, {"x": 0.0}, [])
+
+
 # ---------------------------------------------------------------- whole or absent
 
 
@@ -121,7 +163,7 @@ def test_an_error_while_computing_publishes_nothing_and_frees_the_claim(store):
 
 
 def test_a_directory_without_a_manifest_is_no_artifact(store, tmp_path):
-    place = tmp_path / "store" / "artifacts" / KEY[:2] / KEY
+    place = tmp_path / "store" / PLACE
     place.mkdir(parents=True)
     (place / "facts.json").write_text("half")
     assert not store.exists(KEY)
@@ -135,13 +177,13 @@ def test_damaged_artifacts_are_named_with_the_fix(store):
     path = artifact.path("sub/data.txt")
     path.write_text("CONTENT")  # the same size: only the checksum tells
     store.open(KEY)
-    with pytest.raises(StoreError, match=r"data\.txt is missing or damaged: delete"):
+    with pytest.raises(StoreError, match=rf"sub/data\.txt of the artifact .*/{KEY} is missing or damaged: delete this directory"):
         store.verify(KEY)
     path.write_text("longer than before")
-    with pytest.raises(StoreError, match=r"data\.txt is missing or damaged"):
+    with pytest.raises(StoreError, match=r"data\.txt of .* is missing or damaged"):
         store.open(KEY)
     path.unlink()
-    with pytest.raises(StoreError, match=r"data\.txt is missing or damaged"):
+    with pytest.raises(StoreError, match=r"data\.txt of .* is missing or damaged"):
         store.open(KEY)
 
 
@@ -149,11 +191,33 @@ def test_stores_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="--store"):
         Store(str(tmp_path / "file")).check_writable()
-    with pytest.raises(StoreError, match="nosuch"):
-        Store("nosuch://user:secret@host/x")
-    with pytest.raises(StoreError) as caught:
-        Store("nosuch://user:secret@host/x?token=abc")
-    assert "secret" not in str(caught.value) and "abc" not in str(caught.value)
+
+
+def test_stores_that_cannot_be_opened_are_refused_with_the_fix_and_without_credentials(monkeypatch):
+    for url in ("nosuch://user:secret@host/x?token=abc", "nosuch://user:se/cr@secret@host/x"):
+        with pytest.raises(StoreError, match="Protocol not known: nosuch.*give a directory or a URL") as caught:
+            Store(url)
+        assert "secret" not in str(caught.value) and "abc" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # not installed
+    with pytest.raises(StoreError, match="gcsfs"):
+        Store("gs://bucket/prefix")
+
+
+def test_a_damaged_manifest_is_named_and_none_leads_out_of_the_store(store, tmp_path):
+    put(store)
+    path = tmp_path / "store" / PLACE / "manifest.json"
+    manifest = json.loads(path.read_text())
+    outside = {**manifest, "files": {"../../../../outside": manifest["files"]["facts.json"]}}
+    for content in ("", "{", "[]", "{}", json.dumps(outside)):
+        path.write_text(content)
+        with pytest.raises(StoreError, match=rf"manifest\.json of the artifact .*/{KEY} is missing or damaged: delete this directory"):
+            store.open(KEY)
+
+
+def test_a_computation_cannot_write_the_manifest(store):
+    with pytest.raises(AssertionError, match=r"manifest\.json"):
+        store.get_or_compute(KEY, stage="s", params={}, inputs=[], compute=lambda d: (d / "manifest.json").write_text("{}") and None)
+    assert not store.exists(KEY)
 
 
 def test_names_that_leave_the_artifact_are_refused(store):
@@ -245,62 +309,113 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once_and_its_leftovers_g
     assert list((tmp_path / "store" / "leases").iterdir()) == []
 
 
-def test_a_lease_of_another_machine_expires_only_without_renewal(tmp_path, monkeypatch):
-    import fsspec
-
-    lease = Leases(fsspec.filesystem("file"), str(tmp_path), True)
-    foreign = {"token": "t", "process": "elsewhere:1:0.00", "renewed": time.time()}
-    (tmp_path / "name").write_text(json.dumps(foreign))
-    with lease.claim("name") as is_mine:
-        assert not is_mine
-    (tmp_path / "name").write_text(json.dumps({**foreign, "renewed": time.time() - leases.EXPIRY_S - 1}))
-    with lease.claim("name") as is_mine:
-        assert is_mine
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_held_lease_is_renewed(tmp_path, monkeypatch):
-    import fsspec
-
-    monkeypatch.setattr(leases, "RENEWAL_S", 0.05)
-    lease = Leases(fsspec.filesystem("file"), str(tmp_path), True)
-    with lease.claim("name") as is_mine:
-        assert is_mine
-        first = json.loads((tmp_path / "name").read_text())["renewed"]
-        time.sleep(0.5)
-        assert json.loads((tmp_path / "name").read_text())["renewed"] > first
-
-
 # ---------------------------------------------------------------- other filesystems
 
 
-def test_a_store_in_memory_behaves_as_one_on_disk(tmp_path):
-    store = Store("memory://sweeps/store", str(tmp_path / "cache"))
-    store.check_writable()
-    assert put(store).path("sub/data.txt").read_text() == "content"
-    assert store.keys() == [KEY]
-    store.verify(KEY)
+@pytest.fixture(params=["memory", "bucket"])
+def remote(request, tmp_path) -> Store:
+    url = request.getfixturevalue("bucket") if request.param == "bucket" else f"memory://{uuid.uuid4().hex}/store"
+    return Store(url, str(tmp_path / "cache"))
 
 
-def test_a_bucket_holds_whole_verified_artifacts(bucket, tmp_path):
-    store = Store(bucket, str(tmp_path / "cache"))
-    store.check_writable()
-    artifact = put(store)
+def _change(store: Store, name: str, content: bytes | None) -> None:
+    """Change or remove a file of the artifact behind the store's back."""
+    filesystem, root = fsspec.core.url_to_fs(store.url)
+    (path,) = [p for p in filesystem.find(f"{root}/{PLACE}") if p.endswith(f"/{name}")]
+    filesystem.rm_file(path) if content is None else filesystem.pipe_file(path, content)
+
+
+def test_a_remote_store_holds_whole_verified_artifacts(remote, tmp_path):
+    remote.check_writable()
+    artifact = put(remote)
     assert artifact.path("sub/data.txt").read_text() == "content"
-    assert put(store, text="other").path("sub/data.txt").read_text() == "content"
-    assert store.keys("stage") == [KEY]
-    store.verify(KEY)
-    # A manifest comes last: without it there is no artifact, and a file that changed is found out.
-    import fsspec
+    assert put(remote, text="other").path("sub/data.txt").read_text() == "content"
+    assert remote.keys("stage") == [KEY] and remote.keys("other") == []
+    remote.verify(KEY)
+    assert list((tmp_path / "cache" / "in_progress").iterdir()) == []
 
-    filesystem = fsspec.filesystem("s3")
-    place = f"{bucket.removeprefix('s3://')}/artifacts/{KEY[:2]}/{KEY}"
-    filesystem.pipe_file(f"{place}/sub/data.txt", b"CONTENT")
-    with pytest.raises(StoreError, match="damaged"):
-        Store(bucket, str(tmp_path / "another cache")).open(KEY).path("sub/data.txt")
-    filesystem.rm_file(f"{place}/manifest.json")
+
+@pytest.mark.parametrize("content", [b"CONTENT", None])
+def test_what_is_damaged_remotely_is_found_out(remote, tmp_path, content):
+    put(remote)
+    _change(remote, "data.txt", content)
+    message = rf"sub/data\.txt of the artifact {remote.url}/.*/{KEY} is missing or damaged: delete this directory"
+    with pytest.raises(StoreError, match=message):
+        remote.open(KEY).path("sub/data.txt")
+    with pytest.raises(StoreError, match=message):
+        remote.verify(KEY)
+    assert [p for p in (tmp_path / "cache" / "files").rglob("*") if p.is_file()] == []
+
+
+def test_what_is_computed_again_is_not_read_from_the_old_copy(remote):
+    assert put(remote, text="old").path("sub/data.txt").read_text() == "old"
+    filesystem, root = fsspec.core.url_to_fs(remote.url)
+    filesystem.rm(f"{root}/{PLACE}", recursive=True)
+    assert put(remote, text="new").path("sub/data.txt").read_text() == "new"
+
+
+def test_a_copy_that_lost_bytes_is_made_again(remote):
+    path = put(remote).path("sub/data.txt")
+    path.write_text("con")
+    assert remote.open(KEY).path("sub/data.txt").read_text() == "content"
+
+
+def _compute_twice(store: Store) -> None:
+    """A holder that was cut off for long loses its lease to another, then publishes late; trainings are not the same to the bit."""
+    first: list[Artifact] = []
+
+    def late(directory: Path):
+        (directory / "facts.json").write_text("late")
+        filesystem, root = fsspec.core.url_to_fs(store.url)
+        filesystem.rm_file(f"{root}/leases/{KEY}")
+        first.append(put(store, text="first"))
+        return None
+
+    artifact = store.get_or_compute(KEY, stage="late", params={}, inputs=[], compute=late)
+    assert first[0].path("sub/data.txt").read_text() == "first"
+    assert artifact.manifest == first[0].manifest
+    store.verify(KEY)
+    filesystem, root = fsspec.core.url_to_fs(store.url)
     filesystem.invalidate_cache()
-    assert not store.exists(KEY)
+    assert len(filesystem.find(f"{root}/{PLACE}")) == 3  # two files and the manifest: nothing of the late one
+
+
+def test_of_two_that_compute_although_only_one_should_the_first_stands(store):
+    _compute_twice(store)
+
+
+def test_of_two_that_compute_a_remote_artifact_the_first_stands(remote):
+    _compute_twice(remote)
+
+
+def test_an_upload_that_was_cut_off_is_no_artifact_and_is_cleared_away(remote):
+    filesystem, root = fsspec.core.url_to_fs(remote.url)
+    filesystem.pipe_file(f"{root}/{PLACE}/{uuid.uuid4().hex}/facts.json", b"half")
+    assert not remote.exists(KEY) and remote.keys() == []
+    assert put(remote).read_json("facts.json") == {"n": 3}
+    filesystem.invalidate_cache()
+    assert len(filesystem.find(f"{root}/{PLACE}")) == 3
+
+
+def test_what_others_publish_or_remove_in_a_bucket_is_seen_at_once(bucket, tmp_path):
+    boto3 = pytest.importorskip("boto3")
+    client, name = boto3.client("s3"), bucket.split("/")[2]
+    store = Store(bucket, str(tmp_path / "cache"))
+    put(store)
+    manifest = client.get_object(Bucket=name, Key=f"prefix/{PLACE}/manifest.json")["Body"].read()
+    assert store.keys() == [KEY]  # lists the bucket, which s3fs remembers
+    client.delete_object(Bucket=name, Key=f"prefix/{PLACE}/manifest.json")
+    assert not store.exists(KEY) and store.keys() == []
+    client.put_object(Bucket=name, Key=f"prefix/{PLACE}/manifest.json", Body=manifest)
+    assert store.exists(KEY) and store.keys() == [KEY]
+
+
+def test_a_misspelt_bucket_is_refused_and_not_created(bucket):
+    boto3 = pytest.importorskip("boto3")
+    before = boto3.client("s3").list_buckets()["Buckets"]
+    with pytest.raises(StoreError, match="bucket does not exist.*--store"):
+        Store("s3://misspelt/prefix").check_writable()
+    assert boto3.client("s3").list_buckets()["Buckets"] == before
 
 
 def test_one_computation_for_two_askers_in_a_bucket(bucket, tmp_path):
