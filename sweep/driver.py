@@ -14,7 +14,7 @@ from core.kernel_shap import sample_coalitions
 from core.model import load_base
 from sweep import cluster, labelling, stages
 from sweep.assembly import compute_result, load_result
-from sweep.config import SweepConfig
+from sweep.config import ConfigError, SweepConfig
 from sweep.plan import DomainFacts, Plan
 from sweep.progress import Progress, duration, polled
 from sweep.recording import record
@@ -45,7 +45,10 @@ def make_plan(config: SweepConfig) -> Plan:
     """
     base = load_base(config.base)
     for settings in (config.labels.train, config.labels.validation, config.labels.test):
-        sample_coalitions(base.num_patches, settings.budget)
+        try:
+            sample_coalitions(base.num_patches, settings.budget)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     facts: dict[str, DomainFacts] = {}
     for source in config.domains:
         if source.location.startswith(DRAWN):
@@ -61,8 +64,14 @@ def describe(plan: Plan) -> str:
     """What a sweep will cost, over all stages, before what exists already is taken off."""
     config = plan.config
     labels = config.labels
+    limits = [
+        f"at most {most} {split} pictures"
+        for split, most in (("train", config.data.max_train_pictures), ("test", config.data.max_test_pictures))
+        if most is not None
+    ]
     return (
-        f"{len(plan.domains)} domains, {len(config.pairs)} pairs; {len(plan.models)} models to train "
+        f"{len(plan.domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
+        f"{len(plan.models)} models to train "
         f"({len(plan.domains)} prediction-only + {len(plan.domains)} x {len(config.search.alphas)} alphas); "
         f"labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations a picture; "
         + (

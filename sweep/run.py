@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from core.domains import DomainError
+from core.finetune import Recipe
+from core.model import BaseModelError
 from sweep.config import ConfigError, DomainSource, SweepConfig
+from sweep.driver import Places, describe, make_plan, run_sweep
+from sweep.stages import CorruptPicturesError
+from sweep.store import StoreError
 from sweep.suites import DRAWN, SUITES, own_domains
+from sweep.tracking import TrackingError
 
+# What is the user's to mend, by its message. Any other error is ours and shows where it arose.
+USER_ERRORS = (ConfigError, DomainError, BaseModelError, StoreError, TrackingError, CorruptPicturesError)
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -22,8 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 2 bad input (the message names the fix), 130 interrupted, 1 anything else."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    from sweep.driver import Places, describe, make_plan, run_sweep
-
     try:
         config = config_from(options)
         if options.dry_run:
@@ -33,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_sweep(config, places)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except ValueError as error:
+    except USER_ERRORS as error:
         if not options.verbose:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_BAD_INPUT
@@ -72,9 +78,9 @@ def config_from(options: argparse.Namespace) -> SweepConfig:
     )
     recipe = config.recipe
     if options.epochs is not None:
-        recipe = replace(recipe, num_steps=None, epochs=options.epochs)
+        recipe = _with_length(recipe, None, options.epochs)
     if options.num_steps is not None:
-        recipe = replace(recipe, num_steps=options.num_steps, epochs=None)
+        recipe = _with_length(recipe, options.num_steps, None)
     recipe = _changed(
         recipe,
         learning_rate=options.learning_rate,
@@ -92,6 +98,13 @@ def config_from(options: argparse.Namespace) -> SweepConfig:
     return _changed(
         config, base=options.base, device=options.device, search=search, labels=labels, recipe=recipe, data=data
     )
+
+
+def _with_length(recipe: Recipe, num_steps: int | None, epochs: int | None) -> Recipe:
+    try:
+        return replace(recipe, num_steps=num_steps, epochs=epochs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _suite(name: str) -> SweepConfig:
@@ -125,10 +138,13 @@ def _domain_source(location: str) -> DomainSource:
 
 
 def _changed(config: Any, **changes: Any) -> Any:
-    """The dataclass with the changes that are not None."""
+    """The dataclass with the changes that are not None. Raises ConfigError for a value that it refuses."""
     names = {f.name for f in fields(config)}
     assert set(changes) <= names
-    return replace(config, **{k: v for k, v in changes.items() if v is not None})
+    try:
+        return replace(config, **{k: v for k, v in changes.items() if v is not None})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:
