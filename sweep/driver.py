@@ -12,7 +12,7 @@ from typing import Any
 from core.domains import read_domain
 from core.kernel_shap import sample_coalitions
 from core.model import load_base
-from sweep import cluster, labelling, stages
+from sweep import cluster, interruption, labelling, stages
 from sweep.assembly import compute_result, load_result
 from sweep.config import ConfigError, SweepConfig
 from sweep.plan import DomainFacts, Plan
@@ -101,7 +101,8 @@ def run_sweep(config: SweepConfig, places: Places, say: Callable[[str], None] = 
         key, f"all_pairs {config.suite} {key[:8]}", {**parameters, **_flat_settings(config)}, {"suite": config.suite}
     )
     try:
-        result = _run_stages(plan, store, places, sweep_run, say)
+        with interruption.remembered():
+            result = _run_stages(plan, store, places, sweep_run, say)
     except KeyboardInterrupt:
         sweep_run.finish("KILLED")
         say("\nStopped. Everything finished is in the store: the same command continues from here.")
@@ -138,6 +139,7 @@ def _run_stages(plan: Plan, store: Store, places: Places, sweep_run: SweepRun, s
         threading.Thread(target=_import_engines, daemon=True).start()
         with cluster.connected(places.address, plan.config.device, places.num_workers, places.gpus_per_worker) as workers:
             _compute_missing(plan, store, workers, say)
+            interruption.check()
             say("  report")
             artifact = compute_result(plan, store)
     result = load_result(artifact)
@@ -160,12 +162,14 @@ def _compute_missing(plan: Plan, store: Store, workers: cluster.Workers, say: Ca
         tasks = [(plan, store, d) for d in domains]
         for _ in cluster.run_tasks(_pictures_task, tasks, workers.number):
             progress.advance()
+    interruption.check()
     for domain in plan.domains:
         skipped = store.open(plan.pictures(domain).key).manifest["meta"]["skipped"]
         if skipped:
             say(f"  {domain}: {len(skipped)} pictures cannot be read and are left out, the first: {skipped[0]['id']}")
     _train(plan, store, [(d, 1.0) for d in plan.domains], workers, "models", "prediction-only")
 
+    interruption.check()
     shards = [s for s in labelling.all_shards(plan, store) if not labelling.is_complete(plan, store, s)]
     if shards:
         total = sum(s.stop - s.start for s in shards)
@@ -178,7 +182,9 @@ def _compute_missing(plan: Plan, store: Store, workers: cluster.Workers, say: Ca
             progress.advance(num_pictures, f"{evaluations / (time.monotonic() - began):,.0f} evaluations/s")
 
         labelling.label(plan, store, shards, workers, on_shard)
+    interruption.check()
     _train(plan, store, [m for m in plan.models if m[1] < 1.0], workers, "models", "self-explaining")
+    interruption.check()
 
     pairs = [p for p in plan.config.pairs if not store.exists(plan.pair(*p).key)]
     if pairs:

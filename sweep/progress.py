@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+from sweep import interruption
+
+LOST_S = 5.0
 
 
 def duration(seconds: float) -> str:
@@ -41,7 +47,9 @@ class Progress:
         self._lock = threading.Lock()
 
     def advance(self, number: int = 1, extra: str = "") -> None:
-        """`number` more units are done."""
+        """`number` more units are done. Raises KeyboardInterrupt in the main thread if Ctrl-C was pressed."""
+        if threading.current_thread() is threading.main_thread():
+            interruption.check()
         with self._lock:
             self.done += number
             self.extra = extra
@@ -81,7 +89,12 @@ def polled(progress: Progress, count_done: Callable[[], int], every_s: float = 2
     stopped = threading.Event()
 
     def poll() -> None:
+        interrupted_s = 0.0
         while not stopped.wait(every_s):
+            interrupted_s = interrupted_s + every_s if interruption.is_interrupted() else 0.0
+            if interrupted_s > LOST_S:  # the caller still waits: the exception was dropped
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             number = count_done()
             if number > progress.done:
                 progress.advance(number - progress.done)

@@ -19,6 +19,13 @@ from sweep.store import Store
 POLL_S = 1.0
 
 
+class _Trainer(TorchTrainer):
+    """Without Ray Train's own handler of Ctrl-C, which ends the process with exit code 0 and stays in place after the fit."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def train_models(plan: Plan, store: Store, models: list[tuple[str, float]], workers: Workers, fit_name: str) -> None:
     """Train the (domain, alpha) models that are missing, task-parallel over the workers of one fit.
 
@@ -34,7 +41,7 @@ def train_models(plan: Plan, store: Store, models: list[tuple[str, float]], work
         use_gpu=workers.num_gpus > 0,
         resources_per_worker=workers.resources(),
     )
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_loop_per_worker=_train_loop,
         train_loop_config={"plan": plan, "store": store, "models": models, "threads": workers.threads},
         scaling_config=scaling,

@@ -221,10 +221,10 @@ def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished
         seen.update(now)
 
     interrupted = started()
-    wait_for(lambda: count("pictures") == 2, interrupted)
+    wait_for(lambda: count("finetune") >= 1, interrupted)
     interrupted.send_signal(signal.SIGINT)
     output, _ = interrupted.communicate(timeout=90)
-    assert interrupted.returncode == 130, output
+    assert interrupted.returncode == 130, output  # whatever engine was at work: Ray Train and Ray Tune have handlers of their own
     assert "the same command continues" in output and "Traceback" not in output
     assert {run.info.status for run in runs(tmp_path)} == {"KILLED"}
     finished_artifacts_are_not_touched()
