@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -50,11 +52,11 @@ def compute_result(plan: Plan, store: Store) -> Artifact:
 
 def load_result(artifact: Artifact) -> SweepResult:
     """A result that was assembled before."""
-    for name in artifact.manifest["files"]:
-        directory = artifact.path(name)
-        for _ in Path(name).parts:
-            directory = directory.parent
-    return SweepResult.from_directory(directory)
+    with tempfile.TemporaryDirectory() as directory:
+        for name in artifact.manifest["files"]:
+            if "/" not in name:  # figures are not read back
+                shutil.copyfile(artifact.path(name), Path(directory) / name)
+        return SweepResult.from_directory(Path(directory))
 
 
 def provenance(plan: Plan, store: Store) -> dict[str, str | int | float | bool | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,8 +22,6 @@ from sweep.result import SweepResult
 from sweep.store import Store
 from sweep.suites import DRAWN
 from sweep.tracking import SweepRun, Tracker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Every function returns an artifact that exists already, or computes and publishe
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -32,8 +31,6 @@ from sweep.label_files import read_labels, write_labels
 from sweep.plan import LabelSplit, Plan, Stage
 from sweep.store import Artifact, Store
 from sweep.suites import DRAWN
-
-log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 DRAWING_VERSION = 1
@@ -177,17 +174,16 @@ def _write_split(
 
 
 @lru_cache(maxsize=32)
-def _open_split(artifact_directory: str, split: str) -> PictureSplit:
-    text = json.loads((Path(artifact_directory) / f"{split}.json").read_text())
-    pixels = np.load(Path(artifact_directory) / f"{split}.pixels.npy", mmap_mode="r")
+def _open_split(text_file: str, pixels_file: str) -> PictureSplit:
+    text = json.loads(Path(text_file).read_text())
+    pixels = np.load(pixels_file, mmap_mode="r")
     return PictureSplit(pixels[: len(text["ids"])], np.array(text["class_ids"], dtype=np.int64), text["ids"])
 
 
 def load_pictures(plan: Plan, store: Store, domain: str, split: str) -> PictureSplit:
     """A split of a domain whose pictures stage is done."""
     artifact = store.open(plan.pictures(domain).key)
-    artifact.path(f"{split}.json")
-    return _open_split(str(artifact.path(f"{split}.pixels.npy").parent), split)
+    return _open_split(str(artifact.path(f"{split}.json")), str(artifact.path(f"{split}.pixels.npy")))
 
 
 def count_pictures(plan: Plan, store: Store, domain: str) -> dict[str, int]:
