@@ -1,15 +1,17 @@
 """Values v(S) of a classifier's game on a picture, for many coalitions at once, exactly as the plain masked forward pass gives them.
 
-The players are the M patches; a patch outside S is replaced by the data set's mean colour. Patches do not overlap, so the
-replacement is exact in token space, and three things are computed once instead of once a coalition: the patch embeddings, the first
-block's query, key and value of each patch in its two states, and (since only the CLS feature is read) nothing but the CLS row of the
-last block.
+The players are the M patches. A patch outside S is replaced by the data set's mean colour (`fill=mean`), or its token is left out
+(`fill=drop`: another game, with shorter sequences). Patches do not overlap, so both are exact in token space, and three things are
+computed once instead of once a coalition: the patch embeddings, the first block's query, key and value of each patch in its two
+states, and (since only the CLS feature is read) nothing but the CLS row of the last block.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -19,6 +21,9 @@ from torch import Tensor
 from core.model import Block, ImageTower, SelfExplainingClassifier
 
 Value = Literal["logit", "log_odds", "probability"]
+Fill = Literal["mean", "drop"]
+
+_log = logging.getLogger(__name__)
 
 
 class CoalitionEvaluator:
@@ -26,8 +31,9 @@ class CoalitionEvaluator:
 
     value: `logit` is label_scale x cosine of the CLS and class features; `log_odds` the log odds of the class probability, times
     label_scale / logit_scale so that both are of one size; `probability` the class probability.
+    fill: what stands for a patch outside S, see the module.
     dtype: the arithmetic of the tower (float32 or bfloat16); the last normalisation and product are float32 always.
-    batch_size: coalitions evaluated at once.
+    batch_size: coalitions evaluated at once. Halved, and said so, whenever the device's memory does not suffice.
     """
 
     def __init__(
@@ -36,35 +42,92 @@ class CoalitionEvaluator:
         *,
         value: Value = "logit",
         label_scale: float = 3.5,
+        fill: Fill = "mean",
         dtype: torch.dtype = torch.float32,
         batch_size: int = 64,
     ) -> None:
-        self.value, self.label_scale, self.batch_size = value, label_scale, batch_size
+        self.value, self.label_scale, self.fill, self.batch_size = value, label_scale, fill, batch_size
         self.head, self.logit_scale = classifier.head.float(), classifier.logit_scale
         self._dtype = dtype
         self._tower = _cast(classifier.visual, dtype)
         self.num_evaluations = 0
+        self.seconds = 0.0
+        """Spent in `values`, the device's work included."""
 
-    @torch.inference_mode()
     def values(self, inputs: Tensor, class_ids: Tensor, coalitions: Tensor) -> Tensor:
         """v(S) of each picture's class. inputs: normalised [N, 3, S, S]; class_ids [N]; coalitions bool [P, M] -> float32 [N, P]."""
-        tower = self._tower
-        first = tower.transformer.resblocks[0]
-        embedded = self._states(first, _embed(tower, inputs.to(self._dtype)))  # [N, T, 4 D]
-        fill = self._states(first, _embed(tower, torch.zeros_like(inputs[:1], dtype=self._dtype)))[0]  # [T, 4 D]
-        is_present = F.pad(coalitions.to(inputs.device), (1, 0), value=True)[:, :, None]  # the CLS token is no player
-        num_pictures, num_coalitions = len(inputs), len(coalitions)
-        chunk = min(self.batch_size, num_coalitions)
-        pictures_at_once = max(1, self.batch_size // num_coalitions)
-        out = torch.empty(num_pictures, num_coalitions, device=inputs.device)
-        for n in range(0, num_pictures, pictures_at_once):
-            state, ids = embedded[n : n + pictures_at_once, None], class_ids[n : n + pictures_at_once]
-            for p in range(0, num_coalitions, chunk):
-                tokens = torch.where(is_present[p : p + chunk], state, fill).flatten(0, 1)
-                cls = self._cls_features(tokens)
-                out[n : n + pictures_at_once, p : p + chunk] = self._value(cls.unflatten(0, (len(ids), -1)), ids)
-        self.num_evaluations += num_pictures * num_coalitions
+        began = time.perf_counter()
+        while True:
+            try:
+                out = self._values(inputs, class_ids, coalitions)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self.batch_size == 1:
+                    raise
+            self.batch_size //= 2
+            _log.warning("out of memory: the label engine goes on with batches of %d coalitions", self.batch_size)
+            if inputs.is_cuda:
+                torch.cuda.empty_cache()
+        if inputs.is_cuda:
+            torch.cuda.synchronize(inputs.device)
+        self.num_evaluations += out.numel()
+        self.seconds += time.perf_counter() - began
         return out
+
+    def find_batch_size(self, inputs: Tensor, class_ids: Tensor, coalitions: Tensor, smallest: int = 32, largest: int = 16384) -> int:
+        """Set the batch size by trial: doubled while that is more than 3 % faster and the memory suffices. Returns it.
+
+        The trial evaluations count neither as evaluations nor as seconds.
+        """
+        counted = self.num_evaluations, self.seconds
+        best_rate, size = 0.0, smallest
+        while size <= min(largest, max(smallest, len(inputs) * len(coalitions))):
+            num_pictures = min(len(inputs), max(1, 2 * size // len(coalitions)))
+            games = coalitions[: max(1, 2 * size // num_pictures)]
+            self.batch_size = size
+            seconds = []
+            for _ in range(2 if best_rate else 3):  # the first run of all also warms up
+                before = self.seconds
+                self.values(inputs[:num_pictures], class_ids[:num_pictures], games)
+                seconds.append(self.seconds - before)
+            if self.batch_size < size:
+                break  # the memory did not suffice: what it went back to stands
+            rate = num_pictures * len(games) / min(seconds)
+            if rate < 1.03 * best_rate:
+                self.batch_size = size // 2
+                break
+            best_rate, size = rate, 2 * size
+        self.num_evaluations, self.seconds = counted
+        return self.batch_size
+
+    @torch.inference_mode()
+    def _values(self, inputs: Tensor, class_ids: Tensor, coalitions: Tensor) -> Tensor:
+        first = self._tower.transformer.resblocks[0]
+        states = self._states(first, _embed(self._tower, inputs.to(self._dtype)))  # [N, T, 4 D]
+        is_present = F.pad(coalitions.to(inputs.device), (1, 0), value=True)  # the CLS token is no player
+        out = torch.empty(len(inputs), len(coalitions), device=inputs.device)
+        if self.fill == "mean":
+            fill = self._states(first, _embed(self._tower, torch.zeros_like(inputs[:1], dtype=self._dtype)))[0]  # [T, 4 D]
+            for n, p in self._batches(len(inputs), len(coalitions)):
+                tokens = torch.where(is_present[p, :, None], states[n, None], fill)
+                out[n, p] = self._value(self._cls_features(tokens.flatten(0, 1)), class_ids[n])
+            return out
+        sizes = is_present.sum(1)
+        for size in sizes.unique().tolist():
+            same = (sizes == size).nonzero()[:, 0]
+            kept = is_present[same].nonzero()[:, 1].view(len(same), size)  # [P', s + 1]
+            for n, p in self._batches(len(inputs), len(same)):
+                tokens = states[n][:, kept[p]]  # [N', P'', s + 1, 4 D]
+                out[n, same[p]] = self._value(self._cls_features(tokens.flatten(0, 1)), class_ids[n])
+        return out
+
+    def _batches(self, num_pictures: int, num_coalitions: int) -> Iterator[tuple[slice, slice]]:
+        """Pictures and coalitions of each batch."""
+        chunk = min(self.batch_size, num_coalitions)
+        at_once = max(1, self.batch_size // num_coalitions)
+        for n in range(0, num_pictures, at_once):
+            for p in range(0, num_coalitions, chunk):
+                yield slice(n, n + at_once), slice(p, p + chunk)
 
     def _states(self, block: Block, tokens: Tensor) -> Tensor:
         """A token beside its query, key and value in the first block: none depends on the other tokens. [N, T, D] -> [N, T, 4 D]"""
@@ -81,7 +144,8 @@ class CoalitionEvaluator:
         return F.normalize((self._tower.ln_post(tokens[:, 0]) @ self._tower.proj).float(), dim=-1)
 
     def _value(self, cls: Tensor, class_ids: Tensor) -> Tensor:
-        """cls [N, P, K], class_ids [N] -> [N, P]"""
+        """cls [N x P, K], class_ids [N] -> [N, P]"""
+        cls = cls.unflatten(0, (len(class_ids), -1))
         if self.value == "logit":
             return self.label_scale * torch.einsum("npk,kn->np", cls, self.head[:, class_ids])
         log_probabilities = F.log_softmax(self.logit_scale * cls @ self.head, dim=-1)
@@ -90,6 +154,11 @@ class CoalitionEvaluator:
             return own.exp()
         others = log_probabilities.scatter(2, class_ids[:, None, None].expand(-1, cls.shape[1], 1), -torch.inf)
         return self.label_scale / self.logit_scale * (own - others.logsumexp(dim=-1))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that memory could not be had, on a GPU or the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _cast(visual: ImageTower, dtype: torch.dtype) -> ImageTower:

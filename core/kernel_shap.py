@@ -12,9 +12,9 @@ over all coalitions S other than the empty and the grand one, where pi(s) is pro
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ ENUMERATION_FACTOR = 10
 """Sizes 1 and M - 1 are enumerated only from a budget of this many times M: below, too few others would be left."""
 
 MAX_DRAWS = 100
+
+Sampling = Literal["kernel", "leverage"]
 
 
 def kernel_size_distribution(num_players: int) -> Values:
@@ -46,12 +48,16 @@ class CoalitionMatrix:
     """Coalitions of one regression, in pairs (row 2 k + 1 is the complement of row 2 k), and their weights.
 
     coalitions: [P, M] bool. weights: [P] float64, sum 1. is_sampled: [P] bool, False where a size was enumerated.
-    The budget P counts evaluations besides v(empty) and v(grand coalition).
+    The budget P counts evaluations besides v(empty) and v(grand coalition). draws: the sampled pairs in the order they were drawn, repeats
+    among them (position among the sampled pairs); correction: kernel mass over drawing mass of each sampled pair, so that weight =
+    share of draws x correction.
     """
 
     coalitions: Coalitions
     weights: Values
     is_sampled: NDArray[np.bool_]
+    draws: NDArray[np.int64]
+    correction: Values
 
     @property
     def budget(self) -> int:
@@ -71,14 +77,33 @@ class CoalitionMatrix:
     def solver(self) -> KernelShapSolver:
         return KernelShapSolver(self)
 
+    def prefix(self, budget: int) -> CoalitionMatrix:
+        """The regression over the first `budget` coalitions, as if the drawing had stopped there. Raises ValueError if that is none."""
+        num_enumerated = int((~self.is_sampled[::2]).sum())
+        num_sampled = budget // 2 - num_enumerated
+        if budget % 2 or not 0 < num_sampled <= len(self.correction):
+            raise ValueError(f"{budget} coalitions are no prefix of {self.budget}, of which {2 * num_enumerated} are enumerated")
+        end = int(np.flatnonzero(self.draws == num_sampled - 1)[0]) + 1
+        counts = np.bincount(self.draws[:end], minlength=num_sampled)
+        enumerated = 2 * self.weights[: 2 * num_enumerated : 2]
+        sampled = counts / end * self.correction[:num_sampled]
+        weights = np.concatenate([enumerated, sampled * (1.0 - enumerated.sum()) / sampled.sum()])
+        return CoalitionMatrix(
+            self.coalitions[:budget], np.repeat(weights / 2, 2), self.is_sampled[:budget], self.draws[:end], self.correction[:num_sampled]
+        )
 
-def sample_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...] = 0) -> CoalitionMatrix:
+
+def sample_coalitions(
+    num_players: int, budget: int, seed: int | tuple[int, ...] = 0, sampling: Sampling = "kernel"
+) -> CoalitionMatrix:
     """Draw paired coalitions for a regression with `budget` evaluations.
 
     With budget >= 2^M - 2 every coalition is taken, with the exact Shapley kernel. Below, pairs (S, complement of S) are drawn with
     sizes after the kernel until `budget` distinct coalitions stand; repeats add to the weight. Sizes 1 and M - 1 are enumerated first
     when the budget leaves enough for the others. A draw that leaves the attributions undetermined (likely only near the smallest
     budget) is drawn again.
+    sampling: `leverage` draws all sizes alike, in proportion to a coalition's leverage in the regression (Musco & Witter, 2025), and
+    weighs what it draws by kernel over drawing probability; nothing is enumerated.
     Raises ValueError when the budget cannot determine M attributions, or is odd.
     """
     least = smallest_budget(num_players)
@@ -96,45 +121,55 @@ def sample_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...]
         return _all_coalitions(num_players, size_mass)
     generator = np.random.default_rng(seed)
     for _ in range(MAX_DRAWS):
-        matrix = _draw(num_players, budget, size_mass, generator)
+        matrix = _draw(num_players, budget, size_mass, generator, sampling)
         if matrix.is_determined:
             return matrix
     raise ValueError(f"{MAX_DRAWS} draws of {budget} coalitions left the {num_players} attributions undetermined: raise the budget")
 
 
-def _draw(num_players: int, budget: int, size_mass: Values, generator: np.random.Generator) -> CoalitionMatrix:
-    sizes = np.arange(1, num_players)
+def _draw(
+    num_players: int, budget: int, size_mass: Values, generator: np.random.Generator, sampling: Sampling
+) -> CoalitionMatrix:
     rows: list[NDArray[np.bool_]] = []
-    counts: list[float] = []
-    sampled_mass = size_mass.copy()
-    if num_players > 3 and budget >= ENUMERATION_FACTOR * num_players:
+    kernel_mass = size_mass.copy()
+    if sampling == "kernel" and num_players > 3 and budget >= ENUMERATION_FACTOR * num_players:
         rows = list(np.eye(num_players, dtype=bool))
-        sampled_mass[[0, -1]] = 0.0
+        kernel_mass[[0, -1]] = 0.0
     num_enumerated = len(rows)
-    pair_mass = (sampled_mass + sampled_mass[::-1])[: len(sizes) // 2 + len(sizes) % 2]
-    if len(sizes) % 2:
-        pair_mass[-1] /= 2  # the middle size is its own complement
+    kernel_mass = _by_pair(kernel_mass)
+    draw_mass = kernel_mass if sampling == "kernel" else _by_pair(np.ones(num_players - 1))
+    draw_mass = draw_mass / draw_mass.sum()
     position: dict[bytes, int] = {}
-    num_drawn = 0
+    draws: list[int] = []
+    correction: list[float] = []
     while len(rows) < budget // 2:
-        size = int(generator.choice(np.arange(1, len(pair_mass) + 1), p=pair_mass / pair_mass.sum()))
+        size = int(generator.choice(np.arange(1, len(draw_mass) + 1), p=draw_mass))
         row = np.zeros(num_players, dtype=bool)
         row[generator.choice(num_players, size, replace=False)] = True
         name = min(row.tobytes(), (~row).tobytes())
-        num_drawn += 1
-        if name in position:
-            counts[position[name]] += 1.0
-            continue
-        position[name] = len(counts)
-        rows.append(row)
-        counts.append(1.0)
+        if name not in position:
+            position[name] = len(position)
+            rows.append(row)
+            correction.append(kernel_mass[size - 1] / draw_mass[size - 1])
+        draws.append(position[name])
     pairs = np.array(rows)
     weights = np.empty(len(pairs))
     weights[:num_enumerated] = 2 * size_mass[0] / num_players if num_enumerated else 0.0
-    weights[num_enumerated:] = np.array(counts) / num_drawn * sampled_mass.sum()
+    sampled = np.bincount(draws) * correction
+    weights[num_enumerated:] = sampled / sampled.sum() * kernel_mass.sum()
     coalitions = np.stack([pairs, ~pairs], axis=1).reshape(budget, num_players)
     is_sampled = np.repeat(np.arange(len(pairs)) >= num_enumerated, 2)
-    return CoalitionMatrix(coalitions, np.repeat(weights / weights.sum() / 2, 2), is_sampled)
+    return CoalitionMatrix(
+        coalitions, np.repeat(weights / weights.sum() / 2, 2), is_sampled, np.array(draws), np.array(correction)
+    )
+
+
+def _by_pair(mass: Values) -> Values:
+    """Mass of the sizes 1 .. M - 1 added up over a size and its complement's. [M - 1] -> [M // 2]"""
+    pairs = (mass + mass[::-1])[: (len(mass) + 1) // 2]
+    if len(mass) % 2:
+        pairs[-1] /= 2  # the middle size is its own complement
+    return pairs
 
 
 def _all_coalitions(num_players: int, size_mass: Values) -> CoalitionMatrix:
@@ -145,7 +180,8 @@ def _all_coalitions(num_players: int, size_mass: Values) -> CoalitionMatrix:
     size = coalitions.sum(1)
     per_size = np.bincount(size, minlength=num_players + 1)
     weights = size_mass[size - 1] / per_size[size]
-    return CoalitionMatrix(coalitions, weights / weights.sum(), np.zeros(len(coalitions), dtype=bool))
+    none = np.zeros(len(coalitions), dtype=bool)
+    return CoalitionMatrix(coalitions, weights / weights.sum(), none, np.array([], dtype=np.int64), np.array([]))
 
 
 class KernelShapSolver:
@@ -186,41 +222,14 @@ class KernelShapSolver:
         The heteroscedasticity-consistent (HC2) estimate over the sampled pairs; enumerated sizes add none. 0 where all coalitions
         were taken.
         """
-        phi = self.attributions(values, value_empty, value_full)
         if not self._is_sampled.any():
-            return np.zeros_like(phi)
+            return np.zeros((len(np.asarray(values)), len(self.rest)))
+        residual = self.pair_residuals(values, value_empty, value_full)
+        return np.sqrt(residual[:, self._is_sampled] ** 2 @ self._squared_pair_map.T)
+
+    def pair_residuals(self, values: Values, value_empty: Values, value_full: Values) -> Values:
+        """What the fitted additive game leaves of each pair's equation, (v(S) - v(complement)) / 2. -> [N, P / 2]"""
+        phi = self.attributions(values, value_empty, value_full)
         residual = np.asarray(values, np.float64) - np.asarray(value_empty, np.float64)[:, None] - phi @ self._coalitions.T
         pairs = residual.reshape(len(residual), -1, 2)
-        pair_residual = (pairs[:, :, 0] - pairs[:, :, 1]) / 2  # a pair's two equations, turned the same way round
-        return np.sqrt(pair_residual[:, self._is_sampled] ** 2 @ self._squared_pair_map.T)
-
-
-@dataclass(frozen=True)
-class CoalitionPool:
-    """A fixed pool of coalition matrices; a picture takes one by the hash of its id.
-
-    With one matrix for all pictures the regression's own error would be a map common to all of them, which a model learns and
-    transfers. Pools of different `role` ("train", "test", ...) are independent, so that this error cannot pass from train to test.
-    """
-
-    num_players: int
-    budget: int
-    size: int
-    role: str
-    seed: int = 0
-
-    def member_of(self, picture_id: str) -> int:
-        """Which member of the pool labels the picture."""
-        return int.from_bytes(hashlib.sha256(f"{self.seed}/{picture_id}".encode()).digest()[:8], "big") % self.size
-
-    def matrix(self, member: int) -> CoalitionMatrix:
-        """The coalition matrix of a member. Raises IndexError outside the pool."""
-        if not 0 <= member < self.size:
-            raise IndexError(f"the pool has members 0 to {self.size - 1}, not {member}")
-        return _pool_matrix(self, member)
-
-
-@lru_cache(maxsize=64)
-def _pool_matrix(pool: CoalitionPool, member: int) -> CoalitionMatrix:
-    role = int.from_bytes(hashlib.sha256(pool.role.encode()).digest()[:4], "big")
-    return sample_coalitions(pool.num_players, pool.budget, (pool.seed, role, member))
+        return (pairs[:, :, 0] - pairs[:, :, 1]) / 2  # a pair's two equations, turned the same way round

@@ -101,3 +101,12 @@ def run_tasks(function: Callable[..., Any], arguments: list[tuple[Any, ...]], nu
             yield ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
+
+
+def run_on_worker(function: Callable[..., Any], arguments: tuple[Any, ...], workers: Workers) -> Any:
+    """function(*arguments) in one task with a worker's resources."""
+    task = ray.remote(function).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None, max_retries=2)
+    try:
+        return ray.get(task.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None

@@ -21,6 +21,7 @@ from sweep.report import terminal_summary
 from sweep.result import SweepResult
 from sweep.store import Store
 from sweep.suites import DRAWN
+from sweep.sweep_labels import SweepLabels
 from sweep.tracking import SweepRun, Tracker
 
 
@@ -167,18 +168,11 @@ def _compute_missing(plan: Plan, store: Store, workers: cluster.Workers, say: Ca
     _train(plan, store, [(d, 1.0) for d in plan.domains], workers, "models", "prediction-only")
 
     interruption.check()
-    shards = [s for s in labelling.all_shards(plan, store) if not labelling.is_complete(plan, store, s)]
+    job = SweepLabels(plan, store)
+    shards = job.missing()
     if shards:
-        total = sum(s.stop - s.start for s in shards)
-        progress = Progress("labels", total, "pictures")
-        began, evaluations = time.monotonic(), 0
-
-        def on_shard(num_pictures: int, num_evaluations: int) -> None:
-            nonlocal evaluations
-            evaluations += num_evaluations
-            progress.advance(num_pictures, f"{evaluations / (time.monotonic() - began):,.0f} evaluations/s")
-
-        labelling.label(plan, store, shards, workers, on_shard)
+        meter = labelling.LabelMeter(sum(s.stop - s.start for s in shards))
+        labelling.label_shards(job, shards, workers, meter.add)
     interruption.check()
     _train(plan, store, [m for m in plan.models if m[1] < 1.0], workers, "models", "self-explaining")
     interruption.check()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,6 @@ def write_labels(
     ids: Sequence[str],
     class_ids: NDArray[np.int64],
     labels: AttributionLabels,
-    budget: int,
     provenance: Mapping[str, Any],
 ) -> None:
     """Write the labels of N pictures.
@@ -33,21 +32,20 @@ def write_labels(
     """
     columns: dict[str, pa.Array] = {"id": pa.array(list(ids)), "class_id": pa.array(class_ids)}
     for field in fields(labels):
-        values = np.ascontiguousarray(getattr(labels, field.name), dtype=np.float32)
+        values = np.ascontiguousarray(getattr(labels, field.name))
         if values.ndim == 2 and values.shape[1] == 0:
             continue  # Parquet has no lists of length 0
         flat = pa.array(values.ravel())
         columns[field.name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1]) if values.ndim == 2 else flat
-    columns["budget"] = pa.array(np.full(len(ids), budget, dtype=np.int32))
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(provenance, sort_keys=True)})
     pq.write_table(table, path)
 
 
-def read_labels(path: Path) -> tuple[list[str], AttributionLabels]:
+def read_labels(file: Path | BinaryIO) -> tuple[list[str], AttributionLabels]:
     """Picture ids and labels of a file."""
-    table = pq.read_table(path)
+    table = pq.read_table(file)
 
-    def column(name: str) -> NDArray[np.float32]:
+    def column(name: str) -> NDArray[Any]:
         if name not in table.column_names:
             return np.empty((len(table), 0), dtype=np.float32)
         values = table[name].combine_chunks()
@@ -56,3 +54,8 @@ def read_labels(path: Path) -> tuple[list[str], AttributionLabels]:
         return values.to_numpy()
 
     return table["id"].to_pylist(), AttributionLabels(**{f.name: column(f.name) for f in fields(AttributionLabels)})
+
+
+def read_provenance(file: Path | BinaryIO) -> dict[str, Any]:
+    """What made the labels of a file, from its metadata."""
+    return json.loads(pq.read_schema(file).metadata[METADATA_KEY.encode()])

@@ -1,78 +1,96 @@
-"""Attribution labels on Ray Data: shards of all domains through one pool of actors. The only use of Ray Data."""
+"""Attribution labels on Ray Data: shards through one pool of actors. The only use of Ray Data.
+
+What the shards are is a job's matter: the splits of a sweep's domains (`sweep_labels`) or a data set's pictures (`dataset_labels`).
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import ray.data
 import torch
 
 from sweep.cluster import Workers
-from sweep.plan import LABEL_SPLITS, LabelSplit, Plan
-from sweep.stages import compute_label_shard, count_pictures
-from sweep.store import Store
-
-# Coalitions evaluated at once: on a CPU few, so that a layer's activations stay in its cache.
-BATCH_SIZES = {"cpu": 64, "cuda": 2048}
+from sweep.progress import Progress
 
 
 @dataclass(frozen=True)
-class Shard:
-    """A range of pictures of one split of one domain: the unit that is labelled, stored and resumed."""
+class ShardReport:
+    """What labelling a shard took. evaluation_seconds: of `seconds`, those spent in the model."""
 
-    domain: str
-    split: LabelSplit
-    start: int
-    stop: int
-
-    def num_evaluations(self, plan: Plan) -> int:
-        return (self.stop - self.start) * plan.label_settings(self.split).budget
+    num_pictures: int
+    num_evaluations: int
+    num_skipped: int = 0
+    seconds: float = 0.0
+    evaluation_seconds: float = 0.0
 
 
-def all_shards(plan: Plan, store: Store) -> list[Shard]:
-    """Every label shard of a sweep whose pictures are there, domain by domain."""
-    return [
-        Shard(domain, split, start, stop)
-        for domain in plan.domains
-        for counts in [count_pictures(plan, store, domain)]
-        for split in LABEL_SPLITS
-        for start, stop in plan.shard_ranges(counts["test" if split == "ceiling" else split], split)
-    ]
+class LabelJob(Protocol):
+    """Labels shards; sent to every actor, where it may keep a model between shards."""
+
+    def label(self, shard: Any) -> ShardReport:
+        """Label a shard and publish its file, whole or not at all."""
+        ...
 
 
-def is_complete(plan: Plan, store: Store, shard: Shard) -> bool:
-    return store.exists(plan.label_shard(shard.domain, shard.split, shard.start, shard.stop).key)
+class LabelMeter:
+    """Progress of a labelling: pictures, evaluations a second, time left, and cost where a price is given.
+
+    price_per_hour: of all workers together. The rate counts from the first shard on, so that start-up is not extrapolated.
+    """
+
+    def __init__(self, num_pictures: int, price_per_hour: float | None = None) -> None:
+        self._progress = Progress("labels", num_pictures, "pictures")
+        self._price_per_hour = price_per_hour
+        self._began = time.monotonic()
+        self.num_evaluations = 0
+        self.num_skipped = 0
+        self.worker_seconds = 0.0
+        self.evaluation_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def add(self, report: ShardReport) -> None:
+        self.num_evaluations += report.num_evaluations
+        self.num_skipped += report.num_skipped
+        self.worker_seconds += report.seconds
+        self.evaluation_seconds += report.evaluation_seconds
+        number = report.num_pictures + report.num_skipped
+        seconds = self.seconds
+        done = self._progress.done + number
+        extra = f"{done / seconds:,.1f} pictures/s, {self.num_evaluations / seconds:,.0f} evaluations/s"
+        if self._price_per_hour is not None:
+            extra += f", cost so far {seconds / 3600 * self._price_per_hour:,.2f}"
+            left = self._progress.left_s(time.monotonic())
+            if left is not None:
+                extra += f" of about {(seconds + left) / 3600 * self._price_per_hour:,.2f}"
+        self._progress.advance(number, extra)
 
 
 class ShardLabeller:
-    """The actor: labels one shard a call and publishes it. Keeps the last domain's classifier."""
+    """The actor: labels one shard a call."""
 
-    def __init__(self, plan: Plan, store: Store, threads: int, batch_size: int) -> None:
+    def __init__(self, job: LabelJob, shards: Sequence[Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        self._plan, self._store, self._batch_size = plan, store, batch_size
+        self._job, self._shards = job, shards
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shard = Shard(str(row["domain"]), row["split"], int(row["start"]), int(row["stop"]))
-        compute_label_shard(
-            self._plan, self._store, shard.domain, shard.split, shard.start, shard.stop, self._batch_size
-        )
-        return {"evaluations": shard.num_evaluations(self._plan), "pictures": shard.stop - shard.start}
+        return asdict(self._job.label(self._shards[int(row["shard"])]))
 
 
-def label(
-    plan: Plan,
-    store: Store,
-    shards: Sequence[Shard],
-    workers: Workers,
-    on_shard: Callable[[int, int], None],
+def label_shards(
+    job: LabelJob, shards: Sequence[Any], workers: Workers, on_shard: Callable[[ShardReport], None], num_cpus: float | None = None
 ) -> None:
-    """Label the shards that are missing, in one execution. on_shard(pictures, evaluations) is called as each is published.
+    """Label the shards in one execution. on_shard is called as each is published.
 
-    An actor that dies is replaced and its shard labelled again; a shard that stands is not.
+    An actor that dies is replaced and its shard labelled again. An error in a shard is raised as it was there; what is published stays.
     """
     if not shards:
         return
@@ -81,14 +99,24 @@ def label(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.actor_task_retry_on_errors = False
-    batch_size = BATCH_SIZES[plan.config.device]
-    rows = [{"domain": s.domain, "split": s.split, "start": s.start, "stop": s.stop} for s in shards]
-    labelled = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    labelled = ray.data.from_items([{"shard": i} for i in range(len(shards))], override_num_blocks=len(shards)).map(
         ShardLabeller,  # type: ignore[arg-type]
-        fn_constructor_args=(plan, store, workers.threads, batch_size),
-        compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(rows)), max_tasks_in_flight_per_actor=2),
-        num_cpus=workers.num_cpus,
+        fn_constructor_args=(job, tuple(shards), workers.threads),
+        compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(shards)), max_tasks_in_flight_per_actor=2),
+        num_cpus=workers.num_cpus if num_cpus is None else num_cpus,
         num_gpus=workers.num_gpus or None,
     )
-    for row in labelled.iter_rows():
-        on_shard(int(np.asarray(row["pictures"])), int(np.asarray(row["evaluations"])))
+    try:
+        for row in labelled.iter_rows():
+            on_shard(ShardReport(**{name: np.asarray(value).item() for name, value in row.items()}))
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of the job itself, from under what Ray wraps around it."""
+    while True:
+        inner = getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner

@@ -24,7 +24,7 @@ LabelSplit = Literal["train", "validation", "test", "ceiling"]
 LABEL_SPLITS: tuple[LabelSplit, ...] = ("train", "validation", "test", "ceiling")
 
 # Raised when the code of a stage changes what it computes: its artifacts and all that depend on them are then made anew.
-VERSIONS = {"pictures": 1, "finetune": 1, "label": 1, "reference": 1, "cells": 1, "pair": 1, "result": 1}
+VERSIONS = {"pictures": 1, "finetune": 1, "label": 2, "reference": 1, "cells": 1, "pair": 1, "result": 1}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Command line: `python -m sweep.run all_pairs`. Argument parsing only."""
+"""Command line: `python -m sweep.run all_pairs` and `python -m sweep.run label`. Argument parsing only."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from core.finetune import Recipe
 from core.model import BaseModelError
 from sweep.config import ConfigError, DomainSource, SweepConfig
 from sweep.driver import Places, describe, make_plan, run_sweep
+from sweep.label_options import add_label_parser, run_label_options
 from sweep.stages import CorruptPicturesError
 from sweep.store import StoreError
 from sweep.suites import DRAWN, SUITES, own_domains
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
+        if options.command == "label":
+            run_label_options(options)
+            return 0
         config = config_from(options)
         if options.dry_run:
             print(describe(make_plan(config)))
@@ -224,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--device", choices=("cpu", "cuda"))
     where.add_argument("--dry-run", action="store_true", default=False, help="check the input, say what would run, and stop")
     where.add_argument("--verbose", action="store_true", default=False)
+    add_label_parser(commands)
     return parser
 
 

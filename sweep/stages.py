@@ -295,8 +295,13 @@ def compute_label_shard(
         labels = labeller.label(inputs, class_ids, pictures.ids[start:stop])
         provenance = {"label_set": plan.label_set(domain, split).key, "grid": plan.preprocessing.image_size, **asdict(settings)}
         path = directory / "labels.parquet"
-        write_labels(path, pictures.ids[start:stop], pictures.class_ids[start:stop], labels, settings.budget, provenance)
-        return {"num_pictures": stop - start, "evaluations": labeller.num_evaluations}
+        write_labels(path, pictures.ids[start:stop], pictures.class_ids[start:stop], labels, provenance)
+        evaluator = labeller.evaluator
+        return {
+            "num_pictures": stop - start,
+            "evaluations": evaluator.num_evaluations,
+            "evaluation_seconds": round(evaluator.seconds, 3),
+        }
 
     artifact = run(store, plan.label_shard(domain, split, start, stop), compute)
     assert artifact is not None

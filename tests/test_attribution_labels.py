@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from core.attribution_labels import AttributionLabels, Labeller, LabelSettings, perturbations
+from core.attribution_labels import AttributionLabels, Labeller, LabelSettings, perturbations, precision_shift
 from core.coalition_values import CoalitionEvaluator
 from core.kernel_shap import sample_coalitions
 from core.model import load_base
@@ -53,6 +57,24 @@ def test_token_space_masking_equals_the_plain_forward_pass_of_vit_b_32():
     torch.testing.assert_close(ours, plain, atol=2e-5, rtol=2e-4)
 
 
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_dropped_tokens_equal_the_plain_forward_pass_over_the_tokens_that_are_left(signs, sign_classifier, batch_size):
+    ends = np.stack([np.zeros(49, bool), np.ones(49, bool)])
+    coalitions = torch.from_numpy(np.concatenate([sample_coalitions(49, 96, seed=3).coalitions[:30], ends]))
+    evaluator = CoalitionEvaluator(sign_classifier, fill="drop", batch_size=batch_size)
+    ours = evaluator.values(signs.inputs[:3], signs.class_ids[:3], coalitions)
+    tower = sign_classifier.visual
+    with torch.no_grad():
+        tokens = tower._embeds(signs.inputs[:3])
+        for p, coalition in enumerate(coalitions):
+            kept = torch.cat([torch.tensor([0]), 1 + coalition.nonzero()[:, 0]])
+            pooled = tower.ln_post(tower.transformer(tokens[:, kept])[:, 0]) @ tower.proj
+            cosine = F.normalize(pooled, dim=-1) @ sign_classifier.head
+            expected = 3.5 * cosine.gather(1, signs.class_ids[:3, None])[:, 0]
+            torch.testing.assert_close(ours[:, p], expected, atol=2e-5, rtol=2e-4)
+    assert evaluator.num_evaluations == 3 * 32
+
+
 def test_bfloat16_shifts_labels_by_less_than_a_tenth_of_their_standard_error(signs, sign_classifier):
     exact, low = (
         Labeller(sign_classifier, LabelSettings(budget=512, precision=precision), "train").label(
@@ -62,6 +84,86 @@ def test_bfloat16_shifts_labels_by_less_than_a_tenth_of_their_standard_error(sig
     )
     shift = np.sqrt(np.square(exact.attributions - low.attributions).mean())
     assert shift < 0.1 * np.sqrt(np.square(exact.standard_error).mean())
+
+
+def test_the_shift_by_low_precision_is_measured(signs, sign_classifier):
+    some = signs.inputs[:4], signs.class_ids[:4]
+    assert precision_shift(sign_classifier, LabelSettings(precision="float32"), *some) == 0.0
+    assert 0.0 < precision_shift(sign_classifier, LabelSettings(precision="bfloat16"), *some) < 0.1
+
+
+@pytest.fixture(scope="module")
+def references(signs, sign_classifier) -> AttributionLabels:
+    """Labels of 16 signs at a high budget, of a pool of their own."""
+    settings = LabelSettings(budget=1248, estimator="permutation", pool_size=8)
+    return Labeller(sign_classifier, settings, "reference").label(signs.inputs[:16], signs.class_ids[:16], signs.ids[:16])
+
+
+@pytest.mark.parametrize(("estimator", "budget"), [("kernel_shap", 256), ("leverage", 256), ("permutation", 480)])
+def test_error_bars_cover_the_error_against_a_high_budget(signs, sign_classifier, references, estimator, budget):
+    """z-scores of labels against references of another pool, both errors counted."""
+    some = signs.inputs[:16], signs.class_ids[:16], signs.ids[:16]
+    settings = LabelSettings(budget=budget, estimator=estimator, pool_size=8)
+    labels = Labeller(sign_classifier, settings, "train").label(*some)
+    z = (labels.attributions - references.attributions) / np.sqrt(labels.standard_error**2 + references.standard_error**2)
+    # 16 pictures x 49 patches, correlated within a picture: the spread is known to about 10 %. Permutations' are a little cautious.
+    assert 0.75 < np.sqrt(np.square(z).mean()) < 1.25
+    assert (np.abs(z) < 1.96).mean() > 0.9
+
+
+def test_pictures_stop_early_when_their_error_bar_is_small_enough(signs, sign_classifier):
+    some = signs.inputs[:12], signs.class_ids[:12], signs.ids[:12]
+    full = Labeller(sign_classifier, LabelSettings(budget=1024, pool_size=3), "train").label(*some)
+    settings = LabelSettings(budget=1024, pool_size=3, target_error=0.2)
+    assert settings.stages() == [128, 256, 512, 1024]
+    labeller = Labeller(sign_classifier, settings, "train")
+    early = labeller.label(*some)
+    relative = np.sqrt(np.square(early.standard_error).mean(1) / np.square(early.attributions).mean(1))
+    stopped = early.budget < 1024
+    assert stopped.any() and not stopped.all() and (relative[stopped] <= 0.2).all()
+    assert labeller.evaluator.num_evaluations == early.budget.sum() + 2 * 12  # nothing is evaluated twice
+    np.testing.assert_allclose(early.attributions[~stopped], full.attributions[~stopped], atol=1e-4)
+    np.testing.assert_allclose(early.attributions.sum(1), early.value_full - early.value_empty, atol=1e-4)
+    never = Labeller(sign_classifier, LabelSettings(budget=256, estimator="permutation", target_error=1e-6), "train").label(*some)
+    assert (never.budget == 192).all()
+
+
+def test_batch_size_is_found_by_trial_and_changes_no_value(signs, sign_classifier):
+    labeller = Labeller(sign_classifier, LabelSettings(budget=256), "train")
+    found = labeller.find_batch_size(signs.inputs[:8], signs.class_ids[:8])
+    assert found >= 32 and found & (found - 1) == 0
+    assert labeller.evaluator.num_evaluations == 0 and labeller.evaluator.seconds == 0.0
+
+
+OUT_OF_MEMORY = """
+import logging, resource, sys, torch
+logging.basicConfig(level=logging.WARNING, format="%(message)s")
+torch.set_num_threads(1)
+from core.coalition_values import CoalitionEvaluator
+from core.kernel_shap import sample_coalitions
+from core.model import load_base
+base = load_base("miniature")
+classifier = base.classifier(base.head(["cat", "dog"], ["a photo of a {}."]))
+inputs = torch.randn(8, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+coalitions = torch.from_numpy(sample_coalitions(49, 512).coalitions)
+small = CoalitionEvaluator(classifier, batch_size=64)
+expected = small.values(inputs, torch.zeros(8, dtype=torch.long), coalitions)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, resource.RLIM_INFINITY))
+large = CoalitionEvaluator(classifier, batch_size=4096)
+values = large.values(inputs, torch.zeros(8, dtype=torch.long), coalitions)
+assert large.batch_size < 4096, large.batch_size
+assert large.num_evaluations == 8 * 512
+torch.testing.assert_close(values, expected, atol=2e-5, rtol=2e-4)
+"""
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on():
+    """With a real limit on a process's memory."""
+    here = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, cwd=here, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "out of memory: the label engine goes on with batches of" in done.stderr
 
 
 def test_labels_agree_with_the_shap_library_within_sampling_error(signs, sign_classifier):
@@ -114,7 +216,19 @@ def test_train_and_test_roles_draw_independent_labels(signs, sign_classifier):
     assert np.abs(train.attributions - test.attributions).max() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{"budget": 40}, {"pool_size": 0}, {"label_scale": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"budget": 40},
+        {"pool_size": 0},
+        {"label_scale": 0.0},
+        {"budget": 128, "estimator": "permutation"},
+        {"target_error": -1.0},
+        {"target_error": 0.5, "l1_reg": "aic"},
+        {"l1_reg": "ridge"},
+        {"estimator": "calibrated"},
+    ],
+)
 def test_label_settings_that_cannot_work_are_refused_before_any_evaluation(sign_classifier, settings):
     with pytest.raises(ValueError):
         Labeller(sign_classifier, LabelSettings(**settings), "train")

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from core.kernel_shap import CoalitionMatrix, CoalitionPool, sample_coalitions, smallest_budget
+from core.estimators import CoalitionPool
+from core.kernel_shap import CoalitionMatrix, sample_coalitions, smallest_budget
 
 
 def brute_force(game, num_players):
@@ -159,9 +160,9 @@ def test_pool_gives_pictures_different_coalitions_and_roles_disjoint_ones():
     test = CoalitionPool(49, 160, 8, "test")
     members = {train.member_of(f"train/{i}") for i in range(300)}
     assert members == set(range(16))
-    rows = lambda pool: {r.tobytes() for m in range(pool.size) for r in pool.matrix(m).coalitions if 2 < r.sum() < 47}  # noqa: E731
+    rows = lambda pool: {r.tobytes() for m in range(pool.size) for r in pool.design(m).coalitions if 2 < r.sum() < 47}  # noqa: E731
     assert len(rows(train)) > 16 * 80
     assert not rows(train) & rows(test)
     assert train.member_of("a") == CoalitionPool(49, 160, 16, "train").member_of("a")
     with pytest.raises(IndexError):
-        test.matrix(8)
+        test.design(8)

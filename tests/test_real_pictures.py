@@ -58,10 +58,10 @@ def test_own_image_sets_of_any_size_colour_and_number_of_classes(tmp_path):
 def test_the_paper_suites_way_with_a_random_vit_b_32(tmp_path):
     """The paper suite's configuration, read from local copies, on the CPU, a few pictures and steps: ViT-B/32 in every stage."""
     output, _ = sweep(
-        tmp_path, "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"gtsrb={DATA / 'gtsrb'}",
+        tmp_path, "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"dtd={DATA / 'dtd'}",
         "--base", "ViT-B-32:random", "--device", "cpu", "--workers", "2", "--num-steps", "2", "--batch-size", "3", "--alphas", "0.5",
         "--max-train-pictures", "3", "--max-test-pictures", "3", "--max-test-labels", "1", "--budget", "96", "--test-budget", "96",
-        "--lambdas", "0,0.4,0.8",
+        "--lambdas", "0,0.4,0.8", "--templates", "a photo of a {}.",
     )  # fmt: skip
     assert "a grid of 1 alphas x 3 lambdas" in output
     table = cells(tmp_path)
@@ -77,9 +77,9 @@ def test_label_files_open_in_other_readers(tmp_path):
     polars = pytest.importorskip("polars", reason="polars is a test dependency")
     generator = np.random.default_rng(0)
     arrays = [generator.normal(size=s).astype(np.float32) for s in ((5, 49), (5, 49), (5,), (5,), (5, 64))]
-    labels = AttributionLabels(*arrays)
+    labels = AttributionLabels(*arrays, np.full(5, 512, np.int32))
     path = tmp_path / "labels.parquet"
-    write_labels(path, [f"id{i}" for i in range(5)], np.arange(5), labels, 512, {"settings": "x"})
+    write_labels(path, [f"id{i}" for i in range(5)], np.arange(5), labels, {"settings": "x"})
     ids, read = read_labels(path)
     assert ids == [f"id{i}" for i in range(5)]
     np.testing.assert_array_equal(read.attributions, labels.attributions)

@@ -1,0 +1,116 @@
+"""The estimators of Shapley values by name, and the pool of coalition designs that a label set is made with.
+
+kernel_shap: constrained regression over paired coalitions, the paper's. leverage: the same regression, coalitions drawn by leverage.
+permutation: antithetic permutations, unbiased. calibrated: kernel_shap's coalitions and a prior learned from the data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol, get_args
+
+from core.calibration import AttributionPrior, CalibratedSolver
+from core.feature_selection import SelectingSolver, parse_l1_reg
+from core.kernel_shap import CoalitionMatrix, Coalitions, Values, sample_coalitions
+from core.permutation_shap import PermutationDesign
+
+Estimator = Literal["kernel_shap", "leverage", "permutation", "calibrated"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+
+
+class Solver(Protocol):
+    """Attributions and standard errors [N, M] from values [N, P], value_empty [N] and value_full [N]."""
+
+    def attributions(self, values: Values, value_empty: Values, value_full: Values) -> Values: ...
+
+    def standard_error(self, values: Values, value_empty: Values, value_full: Values) -> Values: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Coalitions to evaluate [P, M], in pairs with their complements, and the solver of their values."""
+
+    sample: CoalitionMatrix | PermutationDesign
+    solver: Solver
+
+    @property
+    def coalitions(self) -> Coalitions:
+        return self.sample.coalitions
+
+    @property
+    def budget(self) -> int:
+        return len(self.sample.coalitions)
+
+
+def make_design(
+    estimator: Estimator,
+    num_players: int,
+    budget: int,
+    seed: int | tuple[int, ...] = 0,
+    *,
+    prior: AttributionPrior | None = None,
+    l1_reg: str = "none",
+) -> Design:
+    """The design of one estimator. Raises ValueError when the budget cannot be solved or the options do not go together."""
+    return _with_solver(_draw(estimator, num_players, budget, seed), estimator, prior, l1_reg)
+
+
+def _draw(estimator: Estimator, num_players: int, budget: int, seed: int | tuple[int, ...]) -> CoalitionMatrix | PermutationDesign:
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}: choose among {', '.join(ESTIMATORS)}")
+    if estimator == "permutation":
+        return PermutationDesign(num_players, budget, seed)
+    return sample_coalitions(num_players, budget, seed, "leverage" if estimator == "leverage" else "kernel")
+
+
+def _with_solver(
+    sample: CoalitionMatrix | PermutationDesign, estimator: Estimator, prior: AttributionPrior | None, l1_reg: str
+) -> Design:
+    selects = parse_l1_reg(l1_reg) is not None
+    if isinstance(sample, PermutationDesign) or estimator == "calibrated":
+        if selects:
+            raise ValueError(f"l1_reg selects in a regression: not with the estimator {estimator}; leave it out or take kernel_shap")
+        if isinstance(sample, PermutationDesign):
+            return Design(sample, sample)
+        if prior is None:
+            raise ValueError("the calibrated estimator needs a prior: fit one first")
+        return Design(sample, CalibratedSolver(sample, prior))
+    return Design(sample, SelectingSolver(sample, l1_reg) if selects else sample.solver)
+
+
+@dataclass(frozen=True)
+class CoalitionPool:
+    """A fixed pool of designs; a picture takes one by the hash of its id.
+
+    With one design for all pictures the estimator's own error would be a map common to all of them, which a model learns and
+    transfers. Pools of different `role` ("train", "test", ...) are independent, so that this error cannot pass from train to test.
+    """
+
+    num_players: int
+    budget: int
+    size: int
+    role: str
+    seed: int = 0
+    estimator: Estimator = "kernel_shap"
+    l1_reg: str = "none"
+
+    def member_of(self, picture_id: str) -> int:
+        """Which member of the pool labels the picture."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{picture_id}".encode()).digest()[:8], "big") % self.size
+
+    def design(self, member: int, budget: int | None = None, prior: AttributionPrior | None = None) -> Design:
+        """The design of a member; with `budget`, its first coalitions only. Raises IndexError outside the pool."""
+        if not 0 <= member < self.size:
+            raise IndexError(f"the pool has members 0 to {self.size - 1}, not {member}")
+        return _pool_design(self, member, budget, prior)
+
+
+@lru_cache(maxsize=256)
+def _pool_design(pool: CoalitionPool, member: int, budget: int | None, prior: AttributionPrior | None) -> Design:
+    role = int.from_bytes(hashlib.sha256(pool.role.encode()).digest()[:4], "big")
+    sample = _draw(pool.estimator, pool.num_players, pool.budget, (pool.seed, role, member))
+    if budget is not None and budget < len(sample.coalitions):
+        sample = sample.prefix(budget)
+    return _with_solver(sample, pool.estimator, prior, pool.l1_reg)

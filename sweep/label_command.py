@@ -1,0 +1,301 @@
+"""`python -m sweep.run label`: Shapley labels of a whole data set with error bars, resumable, on one machine or a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from core.attribution_labels import Labeller, LabelSettings, fast_precision, precision_shift
+from core.calibration import AttributionPrior, CalibrationReport
+from core.domains import read_pictures
+from core.estimators import make_design
+from core.flops import flops_per_evaluation, flops_per_picture
+from core.model import Base
+from sweep import cluster, interruption, label_card
+from sweep.calibration_job import CalibrationJob
+from sweep.config import ConfigError, Device
+from sweep.dataset_labels import DatasetLabels, collected, decode
+from sweep.label_directory import LabelDirectory
+from sweep.label_files import read_provenance
+from sweep.label_model import find_model, to_device
+from sweep.labelling import LabelMeter, label_shards
+from sweep.progress import duration
+from sweep.projection import Projection, project
+from sweep.stages import CorruptPicturesError
+from sweep.store import artifact_key
+
+_log = logging.getLogger(__name__)
+
+VERSION = 1
+MAX_PRECISION_SHIFT = 0.1
+"""Low precision is used where it moves labels by at most this share of their standard error."""
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """What the label command is asked for. precision: None takes the fast one where it hardly moves the labels.
+
+    calibration_pictures, calibration_budget: of the calibrated estimator.
+    """
+
+    data: str
+    model: str
+    out: str
+    settings: LabelSettings
+    split: str | None = None
+    base: str | None = None
+    templates: tuple[str, ...] | None = None
+    precision: str | None = None
+    device: Device = "cpu"
+    batch_size: int | None = None
+    shard_size: int = 256
+    max_pictures: int | None = None
+    max_corrupt_share: float = 0.01
+    calibration_pictures: int = 240
+    calibration_budget: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_size", "max_pictures", "calibration_pictures"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if not 0.0 <= self.max_corrupt_share < 1.0:
+            raise ConfigError(f"max_corrupt_share must lie in [0, 1), not {self.max_corrupt_share}")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """For projections: GPU name, share of its peak, price an hour of one worker."""
+
+    gpu: str = "H100"
+    utilisation: float = 0.5
+    price_per_hour: float | None = None
+
+
+def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
+    """Check data, model and settings, and give the job. Nothing is computed or written.
+
+    Raises ValueError (of the part that found it) naming the fix.
+    """
+    pictures = read_pictures(request.data, split=request.split, templates=request.templates)
+    model, base = find_model(request.model, request.base, pictures.class_names, pictures.templates)
+    settings = request.settings
+    sampled = "kernel_shap" if settings.estimator == "calibrated" else settings.estimator
+    try:
+        make_design(sampled, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
+        if settings.estimator == "calibrated":
+            make_design("kernel_shap", base.num_patches, request.calibration_budget)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    precision = request.precision or fast_precision(request.device)
+    settings = replace(settings, precision=precision)  # type: ignore[arg-type]
+    calibration = [request.calibration_pictures, request.calibration_budget] if settings.estimator == "calibrated" else None
+    identity = {
+        "model": model.fingerprint,
+        "data": pictures.fingerprint,
+        "split": pictures.split_name,
+        "settings": {k: v for k, v in asdict(settings).items() if k != "precision"} | {"precision": request.precision or "auto"},
+        "shard_size": request.shard_size,
+        "max_pictures": request.max_pictures,
+        "calibration": calibration,
+        "device": request.device,
+    }
+    key = artifact_key("dataset_labels", VERSION, identity, ())
+    out = LabelDirectory(request.out)
+    job = DatasetLabels(
+        pictures, model, settings, request.device, out, key, request.shard_size, request.max_pictures, request.batch_size
+    )
+    return job, base
+
+
+def projection_of(request: LabelRequest, job: DatasetLabels, base: Base, prices: Prices) -> Projection:
+    """What the labelling will take on the GPU that is named."""
+    calibration = 0
+    if job.settings.estimator == "calibrated":
+        number = min(request.calibration_pictures, job.num_pictures)
+        calibration = number * (request.calibration_budget + job.settings.budget + 2)
+    return project(
+        job.num_pictures,
+        job.settings.budget,
+        flops_per_evaluation(base.visual, job.settings.fill),
+        flops_per_picture(base.visual),
+        num_calibration_evaluations=calibration,
+        gpu=prices.gpu,
+        utilisation=prices.utilisation,
+        price_per_hour=prices.price_per_hour,
+    )
+
+
+def describe(request: LabelRequest, job: DatasetLabels, base: Base, prices: Prices) -> str:
+    """What would run, for people."""
+    pictures = job.pictures
+    settings = job.settings
+    return (
+        f"{pictures.name}/{pictures.split_name}: {job.num_pictures:,} pictures of {len(pictures.class_names)} classes, "
+        f"{base.num_patches} patches each; {settings.estimator}, {settings.budget} evaluations, fill {settings.fill}, value "
+        f"{settings.value}; "
+        f"{len(job.shards())} shards to {job.out}\n{projection_of(request, job, base, prices)}"
+    )
+
+
+def run_label(
+    request: LabelRequest,
+    prices: Prices,
+    *,
+    address: str | None = None,
+    num_workers: int | None = None,
+    gpus_per_worker: float = 1.0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Label a data set to its end, or continue. Finished shards stand; the settings of a directory do not change.
+
+    Raises ConfigError and its kin for bad input, before any computation; CorruptPicturesError once too many pictures cannot be read.
+    """
+    began = time.monotonic()
+    job, base = make_job(request)
+    earlier = job.out.settings()
+    if earlier is not None and earlier["key"] != job.key:
+        raise ConfigError(f"--out {job.out} holds labels of other data, another model or other settings: give another directory")
+    job.out.check_writable()
+    say(describe(request, job, base, prices))
+    if earlier is not None:
+        job = replace(job, settings=LabelSettings(**earlier["settings"]))
+    missing = job.missing()
+    if earlier is not None and not missing and label_card.is_written(job.out):
+        say("Every shard is there already: nothing to label.")
+        return
+    try:
+        with interruption.remembered():
+            _label(request, prices, job, base, earlier, address, num_workers, gpus_per_worker, say)
+    except KeyboardInterrupt:
+        say("\nStopped. Finished shards stay: the same command continues from here.")
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigError(f"no space is left at {job.out} or in the temporary directory: free some; finished shards stay") from error
+        raise
+    say(f"Labels: {job.out}   ({duration(time.monotonic() - began)})")
+
+
+def _label(
+    request: LabelRequest,
+    prices: Prices,
+    job: DatasetLabels,
+    base: Base,
+    earlier: dict[str, Any] | None,
+    address: str | None,
+    num_workers: int | None,
+    gpus_per_worker: float,
+    say: Callable[[str], None],
+) -> None:
+    report: CalibrationReport | None = None
+    with cluster.connected(address, request.device, num_workers, gpus_per_worker) as workers:
+        if earlier is None:
+            job, measured = _with_precision(request, job, workers)
+            say(measured)
+            job.out.begin(_settings(job, measured))
+        else:
+            measured = earlier["precision_choice"]
+        shards = job.missing()
+        if job.settings.estimator == "calibrated":
+            prior, report = _calibrated(request, job, base, workers, say)
+            job = replace(job, prior=prior)
+        price = None if prices.price_per_hour is None else prices.price_per_hour * workers.number
+        meter = LabelMeter(sum(s.stop - s.start for s in shards), price)
+        allowed = request.max_corrupt_share * job.num_pictures
+        num_skipped = sum(len(p["skipped"]) for p in _provenances(job))
+
+        def on_shard(shard_report: Any) -> None:
+            meter.add(shard_report)
+            if num_skipped + meter.num_skipped > allowed:
+                named = "; ".join(f"{s['id']}: {s['reason']}" for p in _provenances(job) for s in p["skipped"])
+                raise CorruptPicturesError(
+                    f"{num_skipped + meter.num_skipped} of {job.num_pictures} pictures cannot be read (allowed "
+                    f"{request.max_corrupt_share:.1%}): {named[:1000]}. Mend them, or allow more with --max-corrupt-share"
+                )
+
+        label_shards(job, shards, workers, on_shard)
+    if meter.worker_seconds:
+        share = 1.0 - meter.evaluation_seconds / meter.worker_seconds
+        say(f"{meter.num_evaluations:,} evaluations; {share:.1%} of the workers' time was outside the model")
+    skipped = [s for p in _provenances(job) for s in p["skipped"]]
+    if skipped:
+        say(f"{len(skipped)} pictures cannot be read and have no label, the first: {skipped[0]['id']} ({skipped[0]['reason']})")
+    label_card.write(job, measured, skipped, report)
+    job.out.remove_unfinished()
+
+
+def _settings(job: DatasetLabels, precision_choice: str) -> dict[str, Any]:
+    return {
+        "key": job.key,
+        "settings": asdict(job.settings),
+        "precision_choice": precision_choice,
+        "model": {"name": job.model.checkpoint or job.model.base, "fingerprint": job.model.fingerprint},
+        "data": {"source": job.pictures.source, "split": job.pictures.split_name, "fingerprint": job.pictures.fingerprint},
+        "class_names": list(job.model.class_names),
+        "templates": list(job.model.templates),
+        "num_pictures": job.num_pictures,
+        "shards": len(job.shards()),
+    }
+
+
+def _provenances(job: DatasetLabels) -> list[dict[str, Any]]:
+    """The metadata of the shards that are there."""
+    number = len(job.shards())
+    found = []
+    for index in sorted(job.out.finished(number)):
+        with job.out.open(job.out.shard_name(index, number)) as file:
+            found.append(read_provenance(file))
+    return found
+
+
+def _with_precision(request: LabelRequest, job: DatasetLabels, workers: cluster.Workers) -> tuple[DatasetLabels, str]:
+    """The job in the precision that is asked for, or in the fast one where a measurement says that it hardly moves the labels."""
+    if request.precision is not None:
+        return job, f"precision {request.precision}, as asked"
+    if job.settings.precision == "float32":
+        return job, "precision float32: this device has no faster arithmetic that is known to do"
+    shift = cluster.run_on_worker(_measured_shift, (job,), workers)
+    if shift <= MAX_PRECISION_SHIFT:
+        return job, f"precision {job.settings.precision}: it moves labels by {shift:.3f} of their standard error"
+    slow = dataclasses.replace(job, settings=replace(job.settings, precision="float32"))
+    return slow, f"precision float32: {job.settings.precision} would move labels by {shift:.3f} of their standard error"
+
+
+def _measured_shift(job: DatasetLabels) -> float:
+    """Root mean square shift of labels by low precision, over their standard error, on a few pictures."""
+    torch.set_num_threads(1)
+    chosen = range(min(4, job.num_pictures))
+    chunk = collected(job, chosen, [decode(job, i) for i in chosen])
+    if not chunk.ids:
+        return 0.0
+    classifier = to_device(job.model.load(), job.device)
+    class_ids = torch.from_numpy(chunk.class_ids).to(job.device)
+    return precision_shift(classifier, job.settings, job.inputs(chunk.pixels), class_ids)
+
+
+def _calibrated(
+    request: LabelRequest, job: DatasetLabels, base: Base, workers: cluster.Workers, say: Callable[[str], None]
+) -> tuple[AttributionPrior, CalibrationReport]:
+    plain = replace(job, settings=replace(job.settings, estimator="kernel_shap"))
+    calibration = CalibrationJob(plain, base.num_patches, request.calibration_budget)
+    shards = calibration.shards(request.calibration_pictures)
+    missing = calibration.missing(shards)
+    if missing:
+        say(f"Calibration on {sum(len(s.indices) for s in shards)} pictures at {request.calibration_budget} evaluations")
+        meter = LabelMeter(sum(len(s.indices) for s in missing))
+        label_shards(calibration, missing, workers, meter.add)
+    interruption.check()
+    prior, report = calibration.prior(shards)
+    say(f"Calibration: {report}")
+    return prior, report
+
+
+__all__ = ["LabelRequest", "Labeller", "Prices", "describe", "make_job", "projection_of", "run_label"]

@@ -1,0 +1,210 @@
+"""Every estimator against brute force, its own error bars and, for l1_reg, the shap library."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_kernel_shap import interacting_game, solve
+
+from core.calibration import CalibratedSolver, Games, calibrate, fit_prior
+from core.estimators import ESTIMATORS, CoalitionPool, make_design
+from core.feature_selection import SelectingSolver, parse_l1_reg
+from core.kernel_shap import sample_coalitions
+
+M = 16
+
+
+@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation"])
+@pytest.mark.parametrize("budget", [60, 120])
+def test_additive_games_are_solved_exactly(estimator, budget):
+    weights = np.random.default_rng(1).normal(size=M)
+    phi, standard_error, _ = solve(lambda z: z @ weights + 2.0, make_design(estimator, M, budget, seed=5).sample)
+    np.testing.assert_allclose(phi, weights, atol=1e-8)
+    assert standard_error.max() < 1e-7
+
+
+@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation"])
+def test_estimates_are_efficient_centred_on_the_truth_and_their_error_bars_true(estimator):
+    game = interacting_game(M, seed=4)
+    truth = solve(game, sample_coalitions(M, 2**M - 2))[0]
+    errors, z = [], []
+    for seed in range(120):
+        phi, standard_error, total = solve(game, make_design(estimator, M, 180, seed=seed).sample)
+        assert abs(phi.sum() - total) < 1e-9
+        errors.append(phi - truth)
+        z.append(errors[-1] / standard_error)
+    deviation = np.std(errors, axis=0) / np.sqrt(len(errors))
+    assert (np.abs(np.mean(errors, axis=0)) < 4.5 * deviation).all()  # no bias that 120 draws could show
+    # The spread is known to about 5 %; six permutations give error bars of few degrees of freedom, whose errors have heavier tails.
+    assert 0.8 < np.sqrt(np.mean(np.square(z))) < 1.25
+
+
+@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation"])
+def test_a_prefix_is_the_design_that_the_drawing_would_have_given(estimator):
+    whole = make_design(estimator, 49, 480, seed=3).sample
+    part = whole.prefix(240)
+    np.testing.assert_array_equal(part.coalitions, whole.coalitions[: len(part.coalitions)])
+    smaller = make_design(estimator, 49, 240, seed=3).sample
+    np.testing.assert_array_equal(part.coalitions, smaller.coalitions)
+    game = interacting_game(49, seed=1)
+    np.testing.assert_allclose(solve(game, part)[0], solve(game, smaller)[0], atol=1e-9)
+    with pytest.raises(ValueError, match="prefix"):
+        whole.prefix(600)
+
+
+def test_a_prefix_keeps_the_enumerated_sizes_and_their_weight():
+    whole = sample_coalitions(49, 800, seed=0)
+    part = whole.prefix(300)
+    assert (~part.is_sampled).sum() == 98
+    np.testing.assert_allclose(part.weights[:98], whole.weights[:98])
+    assert abs(part.weights.sum() - 1) < 1e-12
+    with pytest.raises(ValueError, match="enumerated"):
+        whole.prefix(96)
+
+
+def test_leverage_draws_all_sizes_alike_and_kernel_the_extreme_ones():
+    share = lambda estimator: np.mean(  # noqa: E731
+        [(make_design(estimator, 49, 200, seed=s).coalitions.sum(1) % 46 <= 3).mean() for s in range(10)]
+    )
+    assert share("leverage") < 0.25 < 0.4 < share("kernel_shap")
+
+
+def test_permutations_use_whole_pairs_and_say_what_they_need():
+    assert make_design("permutation", 49, 500).budget == 480
+    with pytest.raises(ValueError, match="at least 192"):
+        make_design("permutation", 49, 191)
+    with pytest.raises(ValueError, match="at least 96"):
+        make_design("kernel_shap", 49, 50)
+    with pytest.raises(ValueError, match="choose among kernel_shap"):
+        make_design("lime", 49, 500)
+    with pytest.raises(ValueError, match="prior"):
+        make_design("calibrated", 49, 500)
+    for estimator in ("permutation", "calibrated"):
+        with pytest.raises(ValueError, match="l1_reg"):
+            make_design(estimator, 49, 500, l1_reg="aic")
+
+
+# ---------------------------------------------------------------- calibration
+
+
+class Population:
+    """Games that are alike: attributions about one mean, interactions of seven players of one size."""
+
+    def __init__(self, seed: int = 0) -> None:
+        generator = np.random.default_rng(seed)
+        self._mean = generator.normal(size=M)
+        self._root = 0.15 * generator.normal(size=(M, 4))
+        self._generator = np.random.default_rng(seed + 1)
+
+    def draw(self, number: int):
+        g = self._generator
+        linear = self._mean + g.normal(size=(number, 4)) @ self._root.T + 0.05 * g.normal(size=(number, M))
+        strength = 0.1 * g.normal(size=(number, 40))
+        players = g.integers(0, M, size=(number, 40, 7))
+
+        def values(z: np.ndarray) -> np.ndarray:
+            signs = 2.0 * z - 1.0
+            sevens = np.stack([np.prod(signs[:, p], axis=2) @ t for p, t in zip(players, strength, strict=True)])
+            return linear @ z.T + sevens
+
+        return values
+
+    def games(self, values, matrix) -> Games:
+        ends = values(np.stack([np.zeros(M, bool), np.ones(M, bool)]))
+        return Games(matrix, values(matrix.coalitions), ends[:, 0], ends[:, 1])
+
+
+@pytest.fixture(scope="module")
+def population():
+    return Population()
+
+
+@pytest.fixture(scope="module")
+def calibration_games(population):
+    values = [population.draw(20) for _ in range(12)]
+    references = [population.games(v, sample_coalitions(M, 800, (1, k))) for k, v in enumerate(values)]
+    designs = [population.games(v, sample_coalitions(M, 60, (2, k))) for k, v in enumerate(values)]
+    return references, designs
+
+
+@pytest.fixture(scope="module")
+def held_out(population):
+    values = population.draw(60)
+    return values, population.games(values, sample_coalitions(M, 2**M - 2)).attributions()
+
+
+def test_calibrated_estimates_have_a_smaller_error_efficiency_and_true_error_bars(population, calibration_games, held_out):
+    prior, report = calibrate(*calibration_games)
+    values, truth = held_out
+    matrix = sample_coalitions(M, 60, seed=9)
+    games = population.games(values, matrix)
+    solver = CalibratedSolver(matrix, prior)
+    estimate = solver.attributions(games.values, games.value_empty, games.value_full)
+    rms = lambda error: np.sqrt(np.mean(np.square(error)))  # noqa: E731
+    assert rms(estimate - truth) < 0.6 * rms(games.attributions() - truth)
+    np.testing.assert_allclose(estimate.sum(1), games.value_full - games.value_empty, atol=1e-9)
+    z = (estimate - truth) / solver.standard_error(games.values, games.value_empty, games.value_full)
+    assert 0.75 < rms(z) < 1.3
+    found = rms(estimate - truth) / rms(truth)
+    assert 0.7 * found < report.relative_error < 1.4 * found
+    assert report.relative_error < report.kernel_shap_relative_error
+    assert report.num_held_out == 60 and report.num_fitted == 180 and report.budget == 60
+    assert 0.3 < report.slope < 1.2 and 0.0 <= report.bias < report.relative_error
+
+
+def test_calibrated_estimates_tend_to_kernel_shap_as_the_budget_grows(population, calibration_games, held_out):
+    prior = fit_prior(calibration_games[0])
+    values, truth = held_out
+    distance = []
+    for budget in (60, 600, 6000):
+        matrix = sample_coalitions(M, budget, seed=2)
+        games = population.games(values, matrix)
+        estimate = CalibratedSolver(matrix, prior).attributions(games.values, games.value_empty, games.value_full)
+        distance.append(np.abs(estimate - games.attributions()).mean())
+    assert distance[2] < distance[1] / 3 < distance[0] / 9
+
+
+def test_calibration_of_too_few_images_says_how_many(calibration_games):
+    references, designs = calibration_games
+    with pytest.raises(ValueError, match="at least 32 images"):
+        fit_prior(references[:1])
+    with pytest.raises(ValueError, match="at least 4 groups"):
+        calibrate(references[:3], designs[:3])
+    prior = fit_prior(references)
+    with pytest.raises(ValueError, match="16 players"):
+        CalibratedSolver(sample_coalitions(8, 60), prior)
+
+
+# ---------------------------------------------------------------- l1_reg
+
+
+@pytest.mark.parametrize("l1_reg", ["num_features(3)", "num_features(5)", "aic", "bic"])
+def test_l1_reg_is_the_shap_librarys(l1_reg):
+    shap = pytest.importorskip("shap", reason="the shap library is a test dependency")
+    num_players = 8
+    game = interacting_game(num_players, seed=6)
+    matrix = sample_coalitions(num_players, 2**num_players - 2)  # every coalition, as shap takes at this budget
+    ends = game(np.stack([np.zeros(num_players, bool), np.ones(num_players, bool)]))
+    solver = make_design("kernel_shap", num_players, 2**num_players - 2, l1_reg=l1_reg).solver
+    assert isinstance(solver, SelectingSolver)
+    ours = solver.attributions(game(matrix.coalitions)[None], ends[:1], ends[1:])[0]
+    explainer = shap.KernelExplainer(lambda z: game(np.asarray(z) > 0.5), np.zeros((1, num_players)), silent=True)
+    theirs = np.asarray(explainer.shap_values(np.ones((1, num_players)), nsamples=2**num_players, l1_reg=l1_reg)).ravel()
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert np.isnan(solver.standard_error(game(matrix.coalitions)[None], ends[:1], ends[1:])).all()
+    if l1_reg.startswith("num"):
+        assert (ours != 0).sum() == int(l1_reg[-2])
+
+
+def test_l1_reg_is_off_by_default_and_refuses_what_it_does_not_know():
+    assert parse_l1_reg("none") is None and parse_l1_reg("num_features(10)") == 10 and parse_l1_reg("aic") == "aic"
+    for bad in ("auto", "num_features(0)", "0.1"):
+        with pytest.raises(ValueError, match="num_features"):
+            parse_l1_reg(bad)
+
+
+def test_pools_know_their_estimator():
+    for estimator in ESTIMATORS[:3]:
+        pool = CoalitionPool(49, 192, 4, "train", estimator=estimator)
+        assert pool.design(0).coalitions.shape == (192, 49)
+        assert not np.array_equal(pool.design(0).coalitions, pool.design(1).coalitions)
