@@ -14,13 +14,14 @@ from torch import Tensor
 from core.calibration import AttributionPrior
 from core.coalition_values import CoalitionEvaluator, Fill, Value
 from core.estimators import CoalitionPool, Design, Estimator
+from core.kernel_shap import ENUMERATION_FACTOR
 from core.model import SelfExplainingClassifier
 
 Precision = Literal["float32", "bfloat16"]
 Floats = NDArray[np.float32]
 
-SMALLEST_STAGE = 128
-"""Evaluations before the first look at an image's error, where images may stop early."""
+SMALLEST_STAGE = 6
+"""Times M: evaluations before the first look at an image's error, where images may stop early; error bars of fewer are no guide."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ class LabelSettings:
     def pool(self, num_patches: int, role: str) -> CoalitionPool:
         return CoalitionPool(num_patches, self.budget, self.pool_size, role, self.seed, self.estimator, self.l1_reg)
 
-    def stages(self) -> list[int]:
+    def stages(self, num_patches: int) -> list[int]:
         """Evaluations after which a picture may stop: doubled up to the budget."""
-        if self.target_error is None:
-            return [self.budget]
         stages = [self.budget]
-        while stages[0] // 4 * 2 >= SMALLEST_STAGE:
+        if self.target_error is None:
+            return stages
+        enumerates = self.estimator == "kernel_shap" and self.budget >= ENUMERATION_FACTOR * num_patches
+        smallest = (ENUMERATION_FACTOR if enumerates else SMALLEST_STAGE) * num_patches
+        while stages[0] // 4 * 2 >= smallest:
             stages.insert(0, stages[0] // 4 * 2)
         return stages
 
@@ -154,7 +157,7 @@ class Labeller:
         self.num_patches = classifier.visual.grid_size[0] * classifier.visual.grid_size[1]
         self._settings, self._prior = settings, prior
         self._pool = settings.pool(self.num_patches, role)
-        self._stages = settings.stages()
+        self._stages = settings.stages(self.num_patches)
         self._removed = perturbations(self.num_patches, settings.num_perturbations)
         self._design(0)
         self.evaluator = CoalitionEvaluator(

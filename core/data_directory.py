@@ -86,6 +86,20 @@ class DataDirectory:
             digest.update(f"{relative}\0{self._file_fingerprint(relative)}\n".encode())
         return digest.hexdigest()
 
+    def quick_fingerprint(self, relatives: Sequence[str]) -> str:
+        """sha256 over names, sizes and times of change of local files, without reading them; of remote ones as `fingerprint`.
+
+        For data sets that take hours to read. It does not notice content that was changed in place with its time set back.
+        """
+        if not self.is_local:
+            return self.fingerprint(relatives)
+        digest = hashlib.sha256()
+        for relative in sorted(relatives):
+            with self.reading(self.describe(relative)):
+                state = self._local_path(relative).stat()
+            digest.update(f"{relative}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
     def _file_fingerprint(self, relative: str) -> str:
         if self.is_local:
             digest = hashlib.sha256()

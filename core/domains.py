@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from core.data_directory import DataDirectory, DomainError, Listing, open_data_directory
-from core.image_folder import read_image_folder
+from core.image_folder import WHOLE, read_image_folder
 from core.parquet_layout import WithheldLabelsError, find_parquet_splits, read_parquet_split, write_parquet_split
 from core.pictures import PictureError, decode_picture
 
@@ -20,10 +20,12 @@ __all__ = [
     "DEFAULT_TEMPLATES",
     "Domain",
     "DomainError",
+    "LabelledPictures",
     "PictureError",
     "Split",
     "decode_picture",
     "read_domain",
+    "read_pictures",
     "validation_indices",
     "write_parquet_split",
 ]
@@ -59,6 +61,19 @@ class Domain:
     source: str = ""  # where it was read, for the record: of a Hub data set with its commit
 
 
+@dataclass(frozen=True)
+class LabelledPictures:
+    """One split of a labelled image data set. `fingerprint` is of its files' names, sizes and times, not of what is in them."""
+
+    name: str
+    split_name: str  # train, test, validation, or all
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]  # each with one "{}" for the class name
+    pictures: Split
+    fingerprint: str
+    source: str
+
+
 def read_domain(
     path_or_url: str | os.PathLike[str], *, name: str | None = None, templates: Sequence[str] | None = None
 ) -> Domain:
@@ -81,6 +96,50 @@ def read_domain(
     _check_class_names(directory, class_names)
     _check_splits(directory, class_names, splits)
     return Domain(name, class_names, checked_templates, splits, directory.fingerprint(files), source=str(directory))
+
+
+def read_pictures(
+    path_or_url: str | os.PathLike[str], *, split: str | None = None, templates: Sequence[str] | None = None
+) -> LabelledPictures:
+    """Read and check one split, without decoding a picture or reading any other split.
+
+    The layouts of `read_domain`, and a single Parquet file. split: train, test, validation, or "all" where files and directories
+    name no split; None takes train, or the only one there is. A class may have no picture here. Raises DomainError, with the fix.
+    """
+    checked_templates = _check_templates(DEFAULT_TEMPLATES if templates is None else templates)
+    text = os.fspath(path_or_url)
+    single = PurePosixPath(text).name if text.lower().endswith(".parquet") else None
+    directory = open_data_directory(text[: -len(single)].rstrip("/") or "/" if single and "/" in text else "." if single else text)
+    name = _check_name(_name_of(text[: -len(".parquet")] if single else text))
+    listing = directory.scan()
+    parquet = [single] if single else [file for file in listing.files if file.lower().endswith(".parquet")]
+    if parquet:
+        found = find_parquet_splits(parquet)
+        if len(found) > 1:
+            raise DomainError(f"{directory} holds {len(found)} data sets; give one of them: {', '.join(sorted(found)[:8])}")
+        by_split = next(iter(found.values())) if found else {WHOLE: parquet}
+        split = _choose_split(directory, split, by_split)
+        pictures: Split
+        pictures, class_names, files = read_parquet_split(directory, split, by_split[split])
+    else:
+        folders, class_names, _ = read_image_folder(directory, listing, divide=False)
+        split = _choose_split(directory, split, folders)
+        pictures, files = folders[split], folders[split].ids
+    _check_class_names(directory, class_names)
+    if len(pictures) == 0:
+        raise DomainError(f"{directory}: split {split!r} is empty; add pictures to it")
+    source = directory.describe(single) if single else str(directory)
+    return LabelledPictures(name, split, class_names, checked_templates, pictures, directory.quick_fingerprint(files), source)
+
+
+def _choose_split(directory: DataDirectory, asked: str | None, there: Mapping[str, object]) -> str:
+    if asked is None:
+        if "train" in there or len(there) == 1:
+            return "train" if "train" in there else next(iter(there))
+        raise DomainError(f"{directory} has the splits {', '.join(sorted(there))}; choose one with --split")
+    if asked not in there:
+        raise DomainError(f"{directory} has no split {asked!r}; it has: {', '.join(sorted(there))}")
+    return asked
 
 
 def validation_indices(ids: Sequence[str], share: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 _TEST_SHARE = 0.2
+WHOLE = "all"
+"""The split of a data set that has none."""
 
 
 class FolderSplit:
@@ -36,21 +38,24 @@ class FolderSplit:
 
 
 def read_image_folder(
-    directory: DataDirectory, listing: Listing
+    directory: DataDirectory, listing: Listing, *, divide: bool = True
 ) -> tuple[dict[str, FolderSplit], tuple[str, ...], list[str]]:
     """The splits by name (train, test, validation), the class names, and the files used.
 
     Class names are the directories' names with "_" as a space, class ids their rank. Without split directories a fifth
-    of the pictures, chosen by the hash of their path, is the test split. Raises DomainError; decodes nothing.
+    of the pictures, chosen by the hash of their path, is the test split; with divide=False all are one split, "all".
+    Raises DomainError; decodes nothing.
     """
     pictures = [file for file in listing.files if PurePosixPath(file).suffix.lower() in _SUFFIXES]
-    split_directories = _find_split_directories(directory, pictures)
+    split_directories = _find_split_directories(directory, pictures, keep_validation=not divide)
     by_split: dict[str, dict[str, list[str]]] = {}  # split -> class directory -> pictures
     if split_directories:
         for top in split_directories:
             if SPLIT_NAMES[top.lower()] in by_split:
                 raise DomainError(f"{directory} has two directories for split {SPLIT_NAMES[top.lower()]!r}; keep one")
             by_split[SPLIT_NAMES[top.lower()]] = _group_by_class(f"{top}/", pictures, listing)
+    elif not divide:
+        by_split[WHOLE] = _group_by_class("", pictures, listing)
     else:
         by_class = _group_by_class("", pictures, listing)
         by_split["train"] = {name: [file for file in files if not _is_test(file)] for name, files in by_class.items()}
@@ -64,18 +69,19 @@ def read_image_folder(
     used = {file for by_class in by_split.values() for files in by_class.values() for file in files}
     _check_entries(directory, listing, used, tuple(f"{top}/" for top in split_directories))
     class_directories = sorted({name for by_class in by_split.values() for name in by_class})
+    rank = {name: class_id for class_id, name in enumerate(class_directories)}
     splits = {}
     for split, by_class in by_split.items():
-        rows = sorted((file, class_directories.index(name)) for name, files in by_class.items() for file in files)
+        rows = sorted((file, rank[name]) for name, files in by_class.items() for file in files)
         splits[split] = FolderSplit(directory, [file for file, _ in rows], [class_id for _, class_id in rows])
     return splits, tuple(name.replace("_", " ") for name in class_directories), sorted(used)
 
 
-def _find_split_directories(directory: DataDirectory, pictures: Sequence[str]) -> list[str]:
+def _find_split_directories(directory: DataDirectory, pictures: Sequence[str], keep_validation: bool) -> list[str]:
     """The top directories that are splits: those with a split's name, where "train" holds directories of pictures.
 
     "train" can be a class as well (CIFAR-100 has one): then the pictures lie in it directly. Beside a test split the
-    validation split is not needed.
+    validation split is not needed, unless it is to be kept.
     """
     depths: dict[str, Counter[bool]] = defaultdict(Counter)
     for picture in pictures:
@@ -86,7 +92,7 @@ def _find_split_directories(directory: DataDirectory, pictures: Sequence[str]) -
     if not named or (len(named) < len(depths) and not all(depths[top][True] for top in named)):
         return []
     others = sorted(set(depths) - set(named))
-    if any(SPLIT_NAMES[top.lower()] == "test" for top in named):
+    if not keep_validation and any(SPLIT_NAMES[top.lower()] == "test" for top in named):
         named = [top for top in named if SPLIT_NAMES[top.lower()] != "validation"]
     if others:
         _log.warning("%s: beside the splits %s the directories %s are not read", directory, named, others)
@@ -98,9 +104,10 @@ def _group_by_class(prefix: str, pictures: Sequence[str], listing: Listing) -> d
     below = [path[len(prefix) :] for path in listing.directories if path.startswith(prefix)]
     by_class: dict[str, list[str]] = {path: [] for path in below if "/" not in path}
     for picture in pictures:
-        class_directory, slash, _ = picture[len(prefix) :].partition("/")
-        if picture.startswith(prefix) and slash:
-            by_class[class_directory].append(picture)
+        if picture.startswith(prefix):
+            class_directory, slash, _ = picture[len(prefix) :].partition("/")
+            if slash:
+                by_class[class_directory].append(picture)
     return by_class
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ ImageTower = Any
 """An open_clip VisionTransformer."""
 Block = Any
 """One of its residual attention blocks."""
+
+_log = logging.getLogger(__name__)
+_WORDNET_ID = re.compile(r"n\d{8}")
 
 MINIATURE = "miniature"
 RANDOM_WEIGHTS = "random"
@@ -144,6 +149,21 @@ class SelfExplainingClassifier(nn.Module):
         ids = logits.argmax(dim=1) if class_ids is None else class_ids
         attributions = self.attribution_scale * torch.einsum("nmk,kn->nm", patches, self.head[:, ids])
         return Explained(logits, attributions)
+
+
+def prompt_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Class names that prompts can be made of: for ImageNet's 1000 WordNet ids, open_clip's names; others as they are.
+
+    The rank of a WordNet id among the 1000 is its usual label, so that the order stands.
+    """
+    if not all(_WORDNET_ID.fullmatch(name) for name in class_names):
+        return tuple(class_names)
+    if len(class_names) != 1000:
+        _log.warning("the %d class names are WordNet ids, of which prompts say nothing: rename the directories", len(class_names))
+        return tuple(class_names)
+    import open_clip
+
+    return tuple(open_clip.IMAGENET_CLASSNAMES)
 
 
 def check_supported(visual: nn.Module) -> None:

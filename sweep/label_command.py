@@ -224,7 +224,8 @@ def _label(
         label_shards(job, shards, workers, on_shard)
     if meter.worker_seconds:
         share = 1.0 - meter.evaluation_seconds / meter.worker_seconds
-        say(f"{meter.num_evaluations:,} evaluations; {share:.1%} of the workers' time was outside the model")
+        rate = f", {meter.steady_rate:,.2f} pictures/s past start-up" if meter.steady_rate else ""
+        say(f"{meter.num_evaluations:,} evaluations{rate}; {share:.1%} of the workers' time was outside the model")
     skipped = [s for p in _provenances(job) for s in p["skipped"]]
     if skipped:
         say(f"{len(skipped)} pictures cannot be read and have no label, the first: {skipped[0]['id']} ({skipped[0]['reason']})")

@@ -48,6 +48,8 @@ class LabelMeter:
         self._progress = Progress("labels", num_pictures, "pictures")
         self._price_per_hour = price_per_hour
         self._began = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        self._last = 0.0
         self.num_evaluations = 0
         self.num_skipped = 0
         self.worker_seconds = 0.0
@@ -56,6 +58,13 @@ class LabelMeter:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
+
+    @property
+    def steady_rate(self) -> float | None:
+        """Pictures a second from the first finished shard to the last: start-up left out. None with fewer than two shards."""
+        if self._first is None or self._last <= self._first[0]:
+            return None
+        return (self._progress.done - self._first[1]) / (self._last - self._first[0])
 
     def add(self, report: ShardReport) -> None:
         self.num_evaluations += report.num_evaluations
@@ -72,6 +81,8 @@ class LabelMeter:
             if left is not None:
                 extra += f" of about {(seconds + left) / 3600 * self._price_per_hour:,.2f}"
         self._progress.advance(number, extra)
+        self._last = time.monotonic()
+        self._first = self._first or (self._last, self._progress.done)
 
 
 class ShardLabeller:

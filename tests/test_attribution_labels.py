@@ -115,7 +115,8 @@ def test_pictures_stop_early_when_their_error_bar_is_small_enough(signs, sign_cl
     some = signs.inputs[:12], signs.class_ids[:12], signs.ids[:12]
     full = Labeller(sign_classifier, LabelSettings(budget=1024, pool_size=3), "train").label(*some)
     settings = LabelSettings(budget=1024, pool_size=3, target_error=0.2)
-    assert settings.stages() == [128, 256, 512, 1024]
+    assert settings.stages(49) == [512, 1024]
+    assert LabelSettings(budget=2400, estimator="permutation", target_error=0.2).stages(49) == [300, 600, 1200, 2400]
     labeller = Labeller(sign_classifier, settings, "train")
     early = labeller.label(*some)
     relative = np.sqrt(np.square(early.standard_error).mean(1) / np.square(early.attributions).mean(1))
