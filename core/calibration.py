@@ -158,14 +158,14 @@ def _report(prior: AttributionPrior, references: list[Games], designs: list[Game
 def fit_prior(references: list[Games]) -> AttributionPrior:
     """The prior from games valued at a high budget; each matrix has its own images, so that its error is not common to all.
 
-    Raises ValueError with fewer images than 2 M: the covariance would not be determined by half.
+    Raises ValueError with fewer images than M players: the covariance would be mostly shrinkage.
     """
     phi = np.concatenate([games.attributions() for games in references])
     error = np.concatenate([games.standard_error() for games in references])
     total = np.concatenate([games.value_full - games.value_empty for games in references]).astype(np.float64)
     num_images, num_players = phi.shape
-    if num_images < 2 * num_players:
-        raise ValueError(f"calibration needs at least {2 * num_players} images for {num_players} players, not {num_images}")
+    if num_images < num_players:
+        raise ValueError(f"calibration needs at least {num_players} images for {num_players} players, not {num_images}")
     mean_total = total.mean()
     centred = total - mean_total
     slope = centred @ (phi - phi.mean(0)) / (centred @ centred) if centred @ centred > 1e-12 else np.full(num_players, 1 / num_players)

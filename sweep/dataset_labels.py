@@ -85,8 +85,8 @@ class DatasetLabels:
 
     def label(self, shard: DatasetShard) -> ShardReport:
         """Label a shard and publish its file. Pictures that cannot be read are left out and named in the file's metadata."""
-        began = time.monotonic()
         labeller = self.labeller()
+        began = time.monotonic()
         before = labeller.evaluator.num_evaluations, labeller.evaluator.seconds
         ids: list[str] = []
         class_ids: list[int] = []
@@ -99,10 +99,10 @@ class DatasetLabels:
             inputs = self.inputs(chunk.pixels)
             own = torch.from_numpy(chunk.class_ids).to(self.device)
             if self.batch_size is None and not self._kept.has_batch_size:
-                counted = labeller.evaluator.seconds
+                trial = time.monotonic()
                 labeller.find_batch_size(inputs, own)
-                assert labeller.evaluator.seconds == counted
                 self._kept.has_batch_size = True
+                began += time.monotonic() - trial  # start-up, as loading the model is
             parts.append(labeller.label(inputs, own, chunk.ids))
             ids += chunk.ids
             class_ids += chunk.class_ids.tolist()
