@@ -37,10 +37,10 @@ from torch import Tensor
 
 from core import miniature
 from core.attribution_labels import fast_precision
-from core.calibration import CalibratedSolver, Games, calibrate
+from core.calibration import CalibratedSolver, Games, calibrate, is_held_out
 from core.coalition_values import CoalitionEvaluator
 from core.domains import write_parquet_split
-from core.estimators import make_design
+from core.estimators import ESTIMATORS, make_design
 from core.flops import flops_per_evaluation
 from core.kernel_shap import sample_coalitions
 from core.metrics import iou_at
@@ -205,8 +205,8 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
 
     parts = groups(num_test, 8)  # each group of pictures has its own coalitions, as in a pool
     high = [games(make_design("permutation", players, 4032, (90, k)).sample, inputs[s], class_ids[s]) for k, s in enumerate(parts)]
-    truth = np.concatenate([g.attributions() for g in high])
-    noise = np.square(np.concatenate([g.standard_error() for g in high])).sum()
+    truth = np.concatenate([g.matrix.attributions(*g.arguments()) for g in high])
+    noise = np.square(np.concatenate([g.matrix.standard_error(*g.arguments()) for g in high])).sum()
     size = np.square(truth).sum() - noise
 
     def scores(phi: np.ndarray) -> dict[str, float]:
@@ -218,16 +218,19 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
     cal_parts = groups(num_calibration, 16)
-    references = [games(sample_coalitions(players, 1024, (91, k)), train[s], train_ids[s]) for k, s in enumerate(cal_parts)]
+    references = [games(sample_coalitions(players, 512, (91, k)), train[s], train_ids[s]) for k, s in enumerate(cal_parts)]
     reference_seconds = time.perf_counter() - began
     rate = 0.0
     for budget in budgets:
         began = time.perf_counter()
-        designs = [games(sample_coalitions(players, budget, (92, k)), train[s], train_ids[s]) for k, s in enumerate(cal_parts)]
+        designs = [
+            games(sample_coalitions(players, budget, (92, k)), train[s], train_ids[s]) if is_held_out(k) else None
+            for k, s in enumerate(cal_parts)
+        ]
         prior, report = calibrate(references, designs)
         calibration_seconds = reference_seconds + time.perf_counter() - began
-        for estimator in ("kernel_shap", "leverage", "permutation", "calibrated"):
-            if estimator == "permutation" and budget < 4 * (players - 1):
+        for estimator in ESTIMATORS:
+            if budget < {"permutation": 4 * (players - 1), "calibrated": 2}.get(estimator, 2 * (players + 2)):
                 continue
             estimates = []
             before = engine.seconds
@@ -236,10 +239,11 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
                 if estimator == "calibrated":
                     sample = sample_coalitions(players, budget, (93, k))
                     g = games(sample, inputs[s], class_ids[s])
-                    estimates.append(CalibratedSolver(sample, prior).attributions(g.values, g.value_empty, g.value_full))
+                    estimates.append(CalibratedSolver(sample, prior).attributions(*g.arguments()))
                 else:
-                    sample = make_design(estimator, players, budget, (93, k)).sample
-                    estimates.append(games(sample, inputs[s], class_ids[s]).attributions())
+                    design = make_design(estimator, players, budget, (93, k))
+                    sample = design.sample
+                    estimates.append(design.solver.attributions(*games(sample, inputs[s], class_ids[s]).arguments()))
             rate = num_test * (sample.budget + 2) / (engine.seconds - before)
             row = {"estimator": estimator, "budget": sample.budget, **scores(np.concatenate(estimates))}
             row["seconds_per_picture"] = (sample.budget + 2) / rate
@@ -377,7 +381,7 @@ def main() -> None:
             speed("ViT-B/32, random weights", vit, 100, 1 if device == "cpu" else 16, 1 if quick else 3, device),
         ],
         "errors": [
-            errors(mini, d, device, 16 if quick else 48, 144 if quick else 240, [100, 500] if quick else [100, 150, 250, 500])
+            errors(mini, d, device, 16 if quick else 48, 160, [80, 500] if quick else [64, 100, 150, 250, 500])
             for d in (["traffic_signs"] if quick else ["traffic_signs", "land_cover", "street_digits"])
         ],
         "scaling": scaling(128 if quick else 640, 500, device),

@@ -67,7 +67,7 @@ class LabelSettings:
         stages = [self.budget]
         if self.target_error is None:
             return stages
-        enumerates = self.estimator == "kernel_shap" and self.budget >= ENUMERATION_FACTOR * num_patches
+        enumerates = self.estimator in ("kernel_shap", "size_adjusted") and self.budget >= ENUMERATION_FACTOR * num_patches
         smallest = (ENUMERATION_FACTOR if enumerates else SMALLEST_STAGE) * num_patches
         while stages[0] // 4 * 2 >= smallest:
             stages.insert(0, stages[0] // 4 * 2)

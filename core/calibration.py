@@ -1,15 +1,15 @@
-"""Calibrated Shapley estimates: what the attributions of a data set look like in general, learned from a few hundred of its images.
+"""Calibrated Shapley estimates: what the attributions of a data set look like in general, learned from some of its images.
 
 Kernel SHAP treats each image as if nothing were known of it. But the attributions of one classifier's images are alike: where objects
-lie, which neighbouring patches go together, how large interactions are. A Gaussian prior with these means and covariances, learned
-from images labelled at a high budget, turns the regression into a posterior mean:
+lie, which neighbouring patches go together, how the value depends on a coalition's size. A Gaussian prior over the coefficients of
+the size-adjusted regression (`core.size_adjustment`), learned from images labelled at a higher budget, turns it into a posterior mean:
 
-    attributions = m0 + m1 t + Q theta,     theta ~ N(0, B),     t = v(N) - v(empty)
-    (v(S) - v(complement of S)) / 2 = 1/2 sum_i (+-1) attributions_i + noise,     noise ~ N(0, sigma^2 / (K w))
+    coefficients ~ N(m0 + m1 t, B),     t = v(N) - v(empty)
+    equation of a pair = features . coefficients + noise,     noise ~ N(0, sigma^2 / (K w))
 
-for the K pairs of a coalition matrix with weights w; Q spans the space of sum zero, so that efficiency holds exactly. It is still a
+for the K pairs of a coalition matrix with weights w; directions of sum zero and an equal share of t make efficiency exact. It is still a
 linear map from game values, one a matrix of the pool, and tends to Kernel SHAP as the budget grows. It is a *shrinkage* estimator: its
-error is smaller, and no longer unbiased. `Calibration.report` says by how much, on held-out images.
+error is smaller, and it is no longer unbiased. `CalibrationReport` says by how much, on held-out images.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import null_space
 
 from core.kernel_shap import CoalitionMatrix, Values
+from core.size_adjustment import SizeAdjustedSolver, equations, features, zero_sum_basis
 
 HELD_OUT = 4
 """One of so many groups of images is held out of the fit, for the report."""
+
+LEAST_SIGNAL = 0.02
+"""Share of its own variance that no direction of the prior falls below, after the references' noise is taken off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,31 +37,24 @@ class Games:
     value_empty: Values
     value_full: Values
 
-    def attributions(self) -> Values:
-        return self.matrix.solver.attributions(self.values, self.value_empty, self.value_full)
-
-    def standard_error(self) -> Values:
-        return self.matrix.solver.standard_error(self.values, self.value_empty, self.value_full)
+    def arguments(self) -> tuple[Values, Values, Values]:
+        return self.values, self.value_empty, self.value_full
 
 
 @dataclass(frozen=True, eq=False)
 class AttributionPrior:
-    """Gaussian prior of M attributions given their sum t.
+    """Gaussian prior of the F regression coefficients of a game with M players, given its total t.
 
-    offset: [M], sums to 0. slope: [M], sums to 1: the mean is offset + slope t. covariance: [M, M] around it, rows sum to 0.
-    noise: variance of a pair's equation around the best additive game. error_scale: the posterior standard deviation is multiplied by
-    it, so that errors of held-out images have the stated size.
+    offset, slope: [F], the mean is offset + slope t. covariance: [F, F] around it. noise: variance of a pair's equation around the
+    fit. error_scale: the posterior standard deviation is multiplied by it, so that errors of held-out images have the stated size.
     """
 
+    num_players: int
     offset: Values
     slope: Values
     covariance: Values
     noise: float
     error_scale: float = 1.0
-
-    @property
-    def num_players(self) -> int:
-        return len(self.offset)
 
 
 class CalibratedSolver:
@@ -67,23 +63,22 @@ class CalibratedSolver:
     def __init__(self, matrix: CoalitionMatrix, prior: AttributionPrior) -> None:
         if matrix.num_players != prior.num_players:
             raise ValueError(f"the calibration is for {prior.num_players} players, the coalitions have {matrix.num_players}")
-        basis = null_space(np.ones((1, prior.num_players)))  # Q: [M, M - 1]
-        signs = matrix.coalitions[::2] - 0.5  # x / 2 of each pair's equation: [K, M]
-        precision = len(signs) * 2 * matrix.weights[::2] / prior.noise  # of each equation: [K]
-        design = signs @ basis
-        information = design.T @ (precision[:, None] * design)
-        posterior = np.linalg.inv(information + np.linalg.inv(basis.T @ prior.covariance @ basis))
-        gain = basis @ posterior @ (precision[:, None] * design).T  # [M, K]: from what the prior mean leaves of the equations
-        self._rest: Values = np.repeat(gain / 2, 2, axis=1) * np.tile([1.0, -1.0], len(signs))  # [M, P]
-        self._share: Values = prior.slope - gain @ (signs @ prior.slope)
-        self._offset: Values = prior.offset - gain @ (signs @ prior.offset)
-        covariance = basis @ posterior @ basis.T
-        self._deviation: Values = prior.error_scale * np.sqrt(covariance.diagonal())
+        self._coalitions, self._prior = matrix.coalitions, prior
+        self._features = features(matrix.coalitions)
+        precision = len(self._features) * 2 * matrix.weights[::2] / prior.noise  # of each equation: [K]
+        information = self._features.T @ (precision[:, None] * self._features)
+        posterior = np.linalg.inv(information + np.linalg.inv(prior.covariance))
+        self._gain = posterior @ (precision[:, None] * self._features).T  # [F, K]
+        self._basis = zero_sum_basis(prior.num_players)
+        own = posterior[: prior.num_players - 1, : prior.num_players - 1]
+        self._deviation: Values = prior.error_scale * np.sqrt(np.einsum("mf,fg,mg->m", self._basis, own, self._basis))
 
     def attributions(self, values: Values, value_empty: Values, value_full: Values) -> Values:
         """Posterior means. values [N, P], value_empty [N], value_full [N] -> [N, M], each row summing to v(N) - v(empty)."""
-        values, empty, full = (np.asarray(v, np.float64) for v in (values, value_empty, value_full))
-        return values @ self._rest.T + (full - empty)[:, None] * self._share + self._offset
+        target, total = equations(self._coalitions, values, value_empty, value_full)
+        mean = self._prior.offset + total[:, None] * self._prior.slope
+        found = mean + (target - mean @ self._features.T) @ self._gain.T
+        return total[:, None] / self._prior.num_players + found[:, : self._prior.num_players - 1] @ self._basis.T
 
     def standard_error(self, values: Values, value_empty: Values, value_full: Values) -> Values:
         """Posterior standard deviation, the same for every image of the matrix. [N, M]"""
@@ -110,32 +105,39 @@ class CalibrationReport:
     z_spread: float
 
 
-def calibrate(references: list[Games], designs: list[Games]) -> tuple[AttributionPrior, CalibrationReport]:
+def is_held_out(group: int) -> bool:
+    """Whether a group of images is held out of the fit that is reported."""
+    return group % HELD_OUT == HELD_OUT - 1
+
+
+def calibrate(references: list[Games], designs: list[Games | None]) -> tuple[AttributionPrior, CalibrationReport]:
     """The prior of all images, and a report from a fit without every fourth group of them.
 
-    references[k], designs[k]: the same images' games at a high budget, and at the budget that will be used. Raises ValueError for too
-    few images, as `fit_prior`, or fewer than two groups.
+    references[k], designs[k]: the same images' games at a high budget, and at the budget that will be used (needed of the groups that
+    `is_held_out` names). Raises ValueError for too few images, as `fit_prior`, or too few groups.
     """
-    held_out = [k for k in range(len(references)) if k % HELD_OUT == HELD_OUT - 1]
-    fitted = [k for k in range(len(references)) if k % HELD_OUT != HELD_OUT - 1]
+    held_out = [k for k, design in enumerate(designs) if is_held_out(k) and design is not None]
+    fitted = [k for k in range(len(references)) if not is_held_out(k)]
     if not held_out:
         raise ValueError(f"calibration needs at least {HELD_OUT} groups of images, there are {len(references)}")
     prior = fit_prior([references[k] for k in fitted])
     num_fitted = sum(len(references[k].values) for k in fitted)
-    report = _report(prior, [references[k] for k in held_out], [designs[k] for k in held_out], num_fitted)
+    tried = [design for k in held_out for design in [designs[k]] if design is not None]
+    report = _report(prior, [references[k] for k in held_out], tried, num_fitted)
     whole = fit_prior(references)
     return replace(whole, error_scale=report.z_spread), report
 
 
 def _report(prior: AttributionPrior, references: list[Games], designs: list[Games], num_fitted: int) -> CalibrationReport:
-    truth = np.concatenate([games.attributions() for games in references])
-    truth_error = np.concatenate([games.standard_error() for games in references])
-    plain = np.concatenate([games.attributions() for games in designs])
+    solvers = [SizeAdjustedSolver(games.matrix) for games in references]
+    truth = np.concatenate([solver.attributions(*games.arguments()) for solver, games in zip(solvers, references, strict=True)])
+    truth_error = np.concatenate([solver.standard_error(*games.arguments()) for solver, games in zip(solvers, references, strict=True)])
+    plain = np.concatenate([games.matrix.solver.attributions(*games.arguments()) for games in designs])
     estimates, deviations = [], []
     for games in designs:
-        solver = CalibratedSolver(games.matrix, prior)
-        estimates.append(solver.attributions(games.values, games.value_empty, games.value_full))
-        deviations.append(solver.standard_error(games.values, games.value_empty, games.value_full))
+        calibrated = CalibratedSolver(games.matrix, prior)
+        estimates.append(calibrated.attributions(*games.arguments()))
+        deviations.append(calibrated.standard_error(*games.arguments()))
     estimate, deviation = np.concatenate(estimates), np.concatenate(deviations)
     noise = np.square(truth_error).sum()
     size = max(np.square(truth).sum() - noise, 1e-12)
@@ -160,41 +162,25 @@ def fit_prior(references: list[Games]) -> AttributionPrior:
 
     Raises ValueError with fewer images than M players: the covariance would be mostly shrinkage.
     """
-    phi = np.concatenate([games.attributions() for games in references])
-    error = np.concatenate([games.standard_error() for games in references])
-    total = np.concatenate([games.value_full - games.value_empty for games in references]).astype(np.float64)
-    num_images, num_players = phi.shape
-    if num_images < num_players:
-        raise ValueError(f"calibration needs at least {num_players} images for {num_players} players, not {num_images}")
-    mean_total = total.mean()
-    centred = total - mean_total
-    slope = centred @ (phi - phi.mean(0)) / (centred @ centred) if centred @ centred > 1e-12 else np.full(num_players, 1 / num_players)
-    slope = slope + (1.0 - slope.sum()) / num_players
-    offset = phi.mean(0) - slope * mean_total
-    offset = offset - offset.mean()
-    basis = null_space(np.ones((1, num_players)))
-    theta = (phi - offset - slope * total[:, None]) @ basis
-    sample = theta.T @ theta / (num_images - 2)
-    signal = _shrunk(theta, sample) - np.mean(error**2) * num_players / (num_players - 1) * np.eye(num_players - 1)
-    eigenvalues, eigenvectors = np.linalg.eigh(signal)
-    eigenvalues = np.clip(eigenvalues, 0.02 * np.trace(sample) / len(sample), None)
-    covariance = basis @ (eigenvectors * eigenvalues) @ eigenvectors.T @ basis.T
-    return AttributionPrior(offset, slope, covariance, _noise(references))
-
-
-def _shrunk(theta: Values, sample: Values) -> Values:
-    """The sample covariance drawn towards a multiple of the identity (Ledoit & Wolf, 2004)."""
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    share = float(ledoit_wolf_shrinkage(theta, assume_centered=True))
-    return (1.0 - share) * sample + share * np.trace(sample) / len(sample) * np.eye(len(sample))
-
-
-def _noise(references: list[Games]) -> float:
-    """Variance of a pair's equation around the best additive game, over all images and pairs, Shapley kernel weighted."""
-    found = []
-    for games in references:
-        residual = games.matrix.solver.pair_residuals(games.values, games.value_empty, games.value_full)
-        num_pairs, free = residual.shape[1], residual.shape[1] - (games.matrix.num_players - 1)
-        found.append((residual**2 @ (2 * games.matrix.weights[::2])) * num_pairs / max(free, 1))
-    return float(np.concatenate(found).mean())
+    num_players = references[0].matrix.num_players
+    num_images = sum(len(games.values) for games in references)
+    if num_images < num_players:
+        raise ValueError(f"calibration needs at least {num_players} images for {num_players} players, not {num_images}")
+    solvers = [SizeAdjustedSolver(games.matrix) for games in references]
+    solved = [solver.coefficients(*games.arguments()) for solver, games in zip(solvers, references, strict=True)]
+    found = np.concatenate([coefficients for coefficients, _, _ in solved])
+    total = np.concatenate([totals for _, _, totals in solved])
+    regressors = np.column_stack([np.ones(num_images), total])
+    mean = np.linalg.lstsq(regressors, found, rcond=None)[0]  # [2, F]
+    centred = found - regressors @ mean
+    scale = np.maximum(centred.std(0), 1e-12)
+    sample = (centred / scale).T @ (centred / scale) / (num_images - 2)
+    share = float(ledoit_wolf_shrinkage(centred / scale, assume_centered=True))
+    shrunk = (1.0 - share) * sample + share * np.diag(np.diag(sample))
+    sampling = sum(solver.coefficient_covariance(r) * len(r) for solver, (_, r, _) in zip(solvers, solved, strict=True)) / num_images
+    eigenvalues, eigenvectors = np.linalg.eigh(shrunk - sampling / np.outer(scale, scale))
+    correlation = (eigenvectors * np.maximum(eigenvalues, LEAST_SIGNAL)) @ eigenvectors.T
+    noise = np.concatenate([solver.noise(r) for solver, (_, r, _) in zip(solvers, solved, strict=True)])
+    return AttributionPrior(num_players, mean[0], mean[1], correlation * np.outer(scale, scale), max(float(noise.mean()), 1e-12))

@@ -1,7 +1,8 @@
 """The estimators of Shapley values by name, and the pool of coalition designs that a label set is made with.
 
 kernel_shap: constrained regression over paired coalitions, the paper's. leverage: the same regression, coalitions drawn by leverage.
-permutation: antithetic permutations, unbiased. calibrated: kernel_shap's coalitions and a prior learned from the data set.
+permutation: antithetic permutations, unbiased. size_adjusted: kernel_shap with the effect of a coalition's size taken out: the same
+limit, much less variance. calibrated: size_adjusted with a prior learned from the data set, a shrinkage estimator.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from core.calibration import AttributionPrior, CalibratedSolver
 from core.feature_selection import SelectingSolver, parse_l1_reg
 from core.kernel_shap import CoalitionMatrix, Coalitions, Values, sample_coalitions
 from core.permutation_shap import PermutationDesign
+from core.size_adjustment import SizeAdjustedSolver, smallest_adjusted_budget
 
-Estimator = Literal["kernel_shap", "leverage", "permutation", "calibrated"]
+Estimator = Literal["kernel_shap", "leverage", "permutation", "size_adjusted", "calibrated"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 
@@ -62,6 +64,11 @@ def _draw(estimator: Estimator, num_players: int, budget: int, seed: int | tuple
         raise ValueError(f"unknown estimator {estimator!r}: choose among {', '.join(ESTIMATORS)}")
     if estimator == "permutation":
         return PermutationDesign(num_players, budget, seed)
+    if estimator == "size_adjusted" and budget < smallest_adjusted_budget(num_players):
+        raise ValueError(
+            f"a budget of {budget} evaluations cannot determine {num_players} attributions and the size terms: at least "
+            f"{smallest_adjusted_budget(num_players)} are needed"
+        )
     return sample_coalitions(num_players, budget, seed, "leverage" if estimator == "leverage" else "kernel")
 
 
@@ -69,11 +76,13 @@ def _with_solver(
     sample: CoalitionMatrix | PermutationDesign, estimator: Estimator, prior: AttributionPrior | None, l1_reg: str
 ) -> Design:
     selects = parse_l1_reg(l1_reg) is not None
-    if isinstance(sample, PermutationDesign) or estimator == "calibrated":
+    if isinstance(sample, PermutationDesign) or estimator in ("calibrated", "size_adjusted"):
         if selects:
             raise ValueError(f"l1_reg selects in a regression: not with the estimator {estimator}; leave it out or take kernel_shap")
         if isinstance(sample, PermutationDesign):
             return Design(sample, sample)
+        if estimator == "size_adjusted":
+            return Design(sample, SizeAdjustedSolver(sample))
         if prior is None:
             raise ValueError("the calibrated estimator needs a prior: fit one first")
         return Design(sample, CalibratedSolver(sample, prior))

@@ -224,10 +224,10 @@ class KernelShapSolver:
         """
         if not self._is_sampled.any():
             return np.zeros((len(np.asarray(values)), len(self.rest)))
-        residual = self.pair_residuals(values, value_empty, value_full)
+        residual = self._pair_residuals(values, value_empty, value_full)
         return np.sqrt(residual[:, self._is_sampled] ** 2 @ self._squared_pair_map.T)
 
-    def pair_residuals(self, values: Values, value_empty: Values, value_full: Values) -> Values:
+    def _pair_residuals(self, values: Values, value_empty: Values, value_full: Values) -> Values:
         """What the fitted additive game leaves of each pair's equation, (v(S) - v(complement)) / 2. -> [N, P / 2]"""
         phi = self.attributions(values, value_empty, value_full)
         residual = np.asarray(values, np.float64) - np.asarray(value_empty, np.float64)[:, None] - phi @ self._coalitions.T

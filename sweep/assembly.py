@@ -67,8 +67,6 @@ def provenance(plan: Plan, store: Store) -> dict[str, str | int | float | bool |
         flat.update({f"{name}.{k}": v for k, v in asdict(getattr(config, name)).items()})
     for split in ("train", "validation", "test"):
         flat.update({f"labels.{split}.{k}": v for k, v in asdict(getattr(config.labels, split)).items()})
-    flat["labels.fill"] = "mean"
-    flat["labels.estimator"] = "kernel_shap (paired)"
     flat["device"] = config.device
     for domain, facts in plan.domains.items():
         meta = store.open(plan.pictures(domain).key).manifest["meta"]

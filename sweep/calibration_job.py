@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.calibration import AttributionPrior, CalibrationReport, Games, calibrate
+from core.calibration import AttributionPrior, CalibrationReport, Games, calibrate, is_held_out
 from core.kernel_shap import CoalitionMatrix, sample_coalitions
 from sweep.config import ConfigError
 from sweep.dataset_labels import DatasetLabels, collected, decode
@@ -37,11 +37,11 @@ class CalibrationShard:
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """Values pictures' games for `core.calibration`: on a reference matrix at a high budget, and on one of the pool's designs."""
+    """Values pictures' games for `core.calibration`: on a reference matrix, and of held-out ones at the budget in use."""
 
     labels: DatasetLabels
     num_players: int
-    reference_budget: int = 1024
+    reference_budget: int = 512
 
     def label(self, shard: CalibrationShard) -> ShardReport:
         began = time.monotonic()
@@ -67,28 +67,27 @@ class CalibrationJob:
         )
 
     def coalitions(self, shard: CalibrationShard) -> dict[str, NDArray[np.bool_]]:
-        """What is evaluated, by name: `reference`, `design` and the `ends`, the empty and the grand coalition."""
+        """What is evaluated, by name: `reference`, the `ends` (empty and grand coalition) and of a held-out shard `design`."""
         ends = np.stack([np.zeros(self.num_players, dtype=bool), np.ones(self.num_players, dtype=bool)])
-        return {
-            "reference": self.matrix(shard, self.reference_budget, 0).coalitions,
-            "design": self.matrix(shard, self.labels.settings.budget, 1).coalitions,
-            "ends": ends,
-        }
+        games = {"reference": self.matrix(shard, self.reference_budget, 0).coalitions, "ends": ends}
+        if is_held_out(shard.index):
+            games["design"] = self.matrix(shard, self.labels.settings.budget, 1).coalitions
+        return games
 
     def matrix(self, shard: CalibrationShard, budget: int, part: int) -> CoalitionMatrix:
         return sample_coalitions(self.num_players, budget, (self.labels.settings.seed, ROLE, shard.index, part))
 
-    def games(self, shard: CalibrationShard) -> tuple[Games, Games] | None:
-        """The games of a finished shard on the reference matrix and on the design; None where no picture could be read."""
+    def games(self, shard: CalibrationShard) -> tuple[Games, Games | None] | None:
+        """The games of a finished shard on both matrices; None where no picture could be read."""
         with self.labels.out.open(shard.name) as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
             if "ends" not in arrays:
                 return None
             empty, full = arrays["ends"].astype(np.float64).T
-            reference, design = (arrays[n].astype(np.float64) for n in ("reference", "design"))
-        return (
-            Games(self.matrix(shard, self.reference_budget, 0), reference, empty, full),
-            Games(self.matrix(shard, self.labels.settings.budget, 1), design, empty, full),
-        )
+            values = {name: arrays[name].astype(np.float64) for name in arrays.files}
+        reference = Games(self.matrix(shard, self.reference_budget, 0), values["reference"], empty, full)
+        if "design" not in values:
+            return reference, None
+        return reference, Games(self.matrix(shard, self.labels.settings.budget, 1), values["design"], empty, full)
 
     def shards(self, num_pictures: int, num_matrices: int = 16) -> list[CalibrationShard]:
         """A seeded random choice of the data set's pictures, spread over reference matrices."""

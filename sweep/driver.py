@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.domains import read_domain
-from core.kernel_shap import sample_coalitions
+from core.estimators import make_design
 from core.model import load_base
 from sweep import cluster, interruption, labelling, stages
 from sweep.assembly import compute_result, load_result
@@ -43,8 +43,10 @@ def make_plan(config: SweepConfig) -> Plan:
     """
     base = load_base(config.base)
     for settings in (config.labels.train, config.labels.validation, config.labels.test):
+        if settings.estimator == "calibrated":
+            raise ConfigError("a sweep does not calibrate: choose another --estimator, or label with `python -m sweep.run label`")
         try:
-            sample_coalitions(base.num_patches, settings.budget)
+            make_design(settings.estimator, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     facts: dict[str, DomainFacts] = {}
@@ -71,7 +73,7 @@ def describe(plan: Plan) -> str:
         f"{len(plan.domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
         f"{len(plan.models)} models to train "
         f"({len(plan.domains)} prediction-only + {len(plan.domains)} x {len(config.search.alphas)} alphas); "
-        f"labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations a picture; "
+        f"{labels.train.estimator} labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations; "
         + (
             f"{config.search.num_trials} Optuna trials a pair"
             if config.search.method == "optuna"
@@ -122,6 +124,7 @@ def _flat_settings(config: SweepConfig) -> dict[str, Any]:
         "lambda1": config.search.lambda1,
         "search": config.search.method,
         "select": config.search.select,
+        "label_estimator": config.labels.train.estimator,
         "label_budget": config.labels.train.budget,
         "test_label_budget": config.labels.test.budget,
         "device": config.device,

@@ -16,7 +16,8 @@ ESTIMATORS = {
     "kernel_shap": "Kernel SHAP: constrained weighted least squares over coalitions paired with their complements",
     "leverage": "Kernel SHAP regression over paired coalitions drawn in proportion to their leverage",
     "permutation": "antithetic permutation sampling (unbiased)",
-    "calibrated": "Kernel SHAP regression with a Gaussian prior learned from this data set: a *shrinkage* estimator, not unbiased",
+    "size_adjusted": "Kernel SHAP with the effect of a coalition's size taken out: the same limit, less variance",
+    "calibrated": "size-adjusted Kernel SHAP with a Gaussian prior learned from this data set: a *shrinkage* estimator, not unbiased",
 }
 
 

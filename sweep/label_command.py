@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from core.attribution_labels import Labeller, LabelSettings, fast_precision, precision_shift
-from core.calibration import AttributionPrior, CalibrationReport
+from core.calibration import HELD_OUT, AttributionPrior, CalibrationReport
 from core.domains import read_pictures
 from core.estimators import make_design
 from core.flops import flops_per_evaluation, flops_per_picture
@@ -58,8 +58,8 @@ class LabelRequest:
     shard_size: int = 256
     max_pictures: int | None = None
     max_corrupt_share: float = 0.01
-    calibration_pictures: int = 240
-    calibration_budget: int = 1024
+    calibration_pictures: int = 160
+    calibration_budget: int = 512
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "shard_size", "max_pictures", "calibration_pictures"):
@@ -91,7 +91,7 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
     try:
         make_design(sampled, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
         if settings.estimator == "calibrated":
-            make_design("kernel_shap", base.num_patches, request.calibration_budget)
+            make_design("size_adjusted", base.num_patches, request.calibration_budget)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     precision = request.precision or fast_precision(request.device)
@@ -120,7 +120,7 @@ def projection_of(request: LabelRequest, job: DatasetLabels, base: Base, prices:
     calibration = 0
     if job.settings.estimator == "calibrated":
         number = min(request.calibration_pictures, job.num_pictures)
-        calibration = number * (request.calibration_budget + job.settings.budget + 2)
+        calibration = number * (request.calibration_budget + job.settings.budget // HELD_OUT + 2)
     return project(
         job.num_pictures,
         job.settings.budget,

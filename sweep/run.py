@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.domains import DomainError
+from core.estimators import ESTIMATORS
 from core.finetune import Recipe
 from core.model import BaseModelError
 from sweep.config import ConfigError, DomainSource, SweepConfig
@@ -72,11 +73,12 @@ def config_from(options: argparse.Namespace) -> SweepConfig:
         select=options.select,
         seed=options.seed,
     )
+    game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
     labels = _changed(
         config.labels,
-        train=_changed(config.labels.train, budget=options.budget, precision=options.precision, seed=options.seed),
-        validation=_changed(config.labels.validation, budget=options.budget, precision=options.precision, seed=options.seed),
-        test=_changed(config.labels.test, budget=options.test_budget, precision=options.precision, seed=options.seed),
+        train=_changed(config.labels.train, budget=options.budget, **game),
+        validation=_changed(config.labels.validation, budget=options.budget, **game),
+        test=_changed(config.labels.test, budget=options.test_budget, **game),
         max_train=options.max_train_labels,
         max_test=options.max_test_labels,
     )
@@ -209,8 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--max-train-pictures", type=int)
     data.add_argument("--max-test-pictures", type=int)
     data.add_argument("--max-corrupt-share", type=float, help="share of unreadable pictures that is tolerated")
-    data.add_argument("--budget", type=int, help="Kernel SHAP evaluations a training or validation picture")
-    data.add_argument("--test-budget", type=int, help="Kernel SHAP evaluations a test picture")
+    data.add_argument("--budget", type=int, help="evaluations a training or validation picture's label takes")
+    data.add_argument("--test-budget", type=int, help="evaluations a test picture's label takes")
+    data.add_argument("--estimator", choices=[e for e in ESTIMATORS if e != "calibrated"], help="of the Shapley values")
+    data.add_argument("--fill", choices=("mean", "drop"), help="what stands for a masked patch")
+    data.add_argument("--value", choices=("logit", "log_odds", "probability"), help="value of the game that is explained")
     data.add_argument("--max-train-labels", type=int)
     data.add_argument("--max-test-labels", type=int)
     data.add_argument("--precision", choices=("float32", "bfloat16"), help="arithmetic of the label engine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from core.attribution_labels import Precision
 from sweep.config import Device
 from sweep.labelling import ShardReport
 from sweep.plan import LABEL_SPLITS, LabelSplit, Plan
@@ -12,7 +13,12 @@ from sweep.stages import compute_label_shard, count_pictures
 from sweep.store import Store
 
 # Coalitions evaluated at once: on a CPU few, so that a layer's activations stay in its cache. Fixed, so that a sweep's numbers are too.
-BATCH_SIZES: dict[Device, int] = {"cpu": 64, "cuda": 2048}
+BATCH_SIZES: dict[tuple[Device, Precision], int] = {
+    ("cpu", "float32"): 64,
+    ("cpu", "bfloat16"): 128,
+    ("cuda", "float32"): 2048,
+    ("cuda", "bfloat16"): 2048,
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,8 @@ class SweepLabels:
 
     def label(self, shard: SweepShard) -> ShardReport:
         began = time.monotonic()
-        artifact = compute_label_shard(
-            self.plan, self.store, shard.domain, shard.split, shard.start, shard.stop, BATCH_SIZES[self.plan.config.device]
-        )
+        batch_size = BATCH_SIZES[self.plan.config.device, self.plan.label_settings(shard.split).precision]
+        artifact = compute_label_shard(self.plan, self.store, shard.domain, shard.split, shard.start, shard.stop, batch_size)
         meta = artifact.manifest["meta"]
         return ShardReport(
             shard.stop - shard.start,

@@ -99,7 +99,7 @@ def references(signs, sign_classifier) -> AttributionLabels:
     return Labeller(sign_classifier, settings, "reference").label(signs.inputs[:16], signs.class_ids[:16], signs.ids[:16])
 
 
-@pytest.mark.parametrize(("estimator", "budget"), [("kernel_shap", 256), ("leverage", 256), ("permutation", 480)])
+@pytest.mark.parametrize(("estimator", "budget"), [("kernel_shap", 256), ("leverage", 256), ("permutation", 480), ("size_adjusted", 224)])
 def test_error_bars_cover_the_error_against_a_high_budget(signs, sign_classifier, references, estimator, budget):
     """z-scores of labels against references of another pool, both errors counted."""
     some = signs.inputs[:16], signs.class_ids[:16], signs.ids[:16]
@@ -114,14 +114,14 @@ def test_error_bars_cover_the_error_against_a_high_budget(signs, sign_classifier
 def test_pictures_stop_early_when_their_error_bar_is_small_enough(signs, sign_classifier):
     some = signs.inputs[:12], signs.class_ids[:12], signs.ids[:12]
     full = Labeller(sign_classifier, LabelSettings(budget=1024, pool_size=3), "train").label(*some)
-    settings = LabelSettings(budget=1024, pool_size=3, target_error=0.2)
+    settings = LabelSettings(budget=1024, pool_size=3, target_error=0.5)
     assert settings.stages(49) == [512, 1024]
     assert LabelSettings(budget=2400, estimator="permutation", target_error=0.2).stages(49) == [300, 600, 1200, 2400]
     labeller = Labeller(sign_classifier, settings, "train")
     early = labeller.label(*some)
     relative = np.sqrt(np.square(early.standard_error).mean(1) / np.square(early.attributions).mean(1))
     stopped = early.budget < 1024
-    assert stopped.any() and not stopped.all() and (relative[stopped] <= 0.2).all()
+    assert stopped.any() and not stopped.all() and (relative[stopped] <= 0.5).all()
     assert labeller.evaluator.num_evaluations == early.budget.sum() + 2 * 12  # nothing is evaluated twice
     np.testing.assert_allclose(early.attributions[~stopped], full.attributions[~stopped], atol=1e-4)
     np.testing.assert_allclose(early.attributions.sum(1), early.value_full - early.value_empty, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_kernel_shap import interacting_game, solve
+from test_kernel_shap import brute_force, interacting_game, solve
 
 from core.calibration import CalibratedSolver, Games, calibrate, fit_prior
 from core.estimators import ESTIMATORS, CoalitionPool, make_design
@@ -14,22 +14,22 @@ from core.kernel_shap import sample_coalitions
 M = 16
 
 
-@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation"])
+@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation", "size_adjusted"])
 @pytest.mark.parametrize("budget", [60, 120])
 def test_additive_games_are_solved_exactly(estimator, budget):
     weights = np.random.default_rng(1).normal(size=M)
-    phi, standard_error, _ = solve(lambda z: z @ weights + 2.0, make_design(estimator, M, budget, seed=5).sample)
+    phi, standard_error, _ = solve(lambda z: z @ weights + 2.0, make_design(estimator, M, budget, seed=5))
     np.testing.assert_allclose(phi, weights, atol=1e-8)
     assert standard_error.max() < 1e-7
 
 
-@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation"])
+@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation", "size_adjusted"])
 def test_estimates_are_efficient_centred_on_the_truth_and_their_error_bars_true(estimator):
     game = interacting_game(M, seed=4)
     truth = solve(game, sample_coalitions(M, 2**M - 2))[0]
     errors, z = [], []
     for seed in range(120):
-        phi, standard_error, total = solve(game, make_design(estimator, M, 180, seed=seed).sample)
+        phi, standard_error, total = solve(game, make_design(estimator, M, 180, seed=seed))
         assert abs(phi.sum() - total) < 1e-9
         errors.append(phi - truth)
         z.append(errors[-1] / standard_error)
@@ -39,7 +39,7 @@ def test_estimates_are_efficient_centred_on_the_truth_and_their_error_bars_true(
     assert 0.8 < np.sqrt(np.mean(np.square(z))) < 1.25
 
 
-@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation"])
+@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation", "size_adjusted"])
 def test_a_prefix_is_the_design_that_the_drawing_would_have_given(estimator):
     whole = make_design(estimator, 49, 480, seed=3).sample
     part = whole.prefix(240)
@@ -60,6 +60,28 @@ def test_a_prefix_keeps_the_enumerated_sizes_and_their_weight():
     assert abs(part.weights.sum() - 1) < 1e-12
     with pytest.raises(ValueError, match="enumerated"):
         whole.prefix(96)
+
+
+@pytest.mark.parametrize("num_players", [2, 3, 4, 5, 8, 10])
+def test_size_adjusted_is_exact_at_full_budget(num_players):
+    game = interacting_game(num_players, seed=num_players)
+    phi, standard_error, _ = solve(game, make_design("size_adjusted", num_players, 2**num_players - 2))
+    np.testing.assert_allclose(phi, brute_force(game, num_players), atol=1e-9)
+    assert (standard_error == 0).all()
+
+
+def test_size_adjusted_is_untouched_by_any_function_of_the_size_and_beats_kernel_shap():
+    game = interacting_game(M, seed=2)
+    bent = lambda z: game(z) + 40.0 * (z.sum(1) / M) ** 3  # noqa: E731
+    truth = solve(bent, sample_coalitions(M, 2**M - 2))[0]
+    rms = lambda estimator, g: np.sqrt(  # noqa: E731
+        np.mean([np.square(solve(g, make_design(estimator, M, 100, seed=s))[0] - truth) for s in range(20)])
+    )
+    assert rms("size_adjusted", bent) < 0.5 * rms("kernel_shap", bent)
+    plain, adjusted = (solve(g, make_design("size_adjusted", M, 100, seed=1))[0] for g in (game, bent))
+    np.testing.assert_allclose(adjusted, plain + 40.0 / M, atol=1e-8)
+    with pytest.raises(ValueError, match="at least 36"):
+        make_design("size_adjusted", M, 34)
 
 
 def test_leverage_draws_all_sizes_alike_and_kernel_the_extreme_ones():
@@ -114,6 +136,10 @@ class Population:
         return Games(matrix, values(matrix.coalitions), ends[:, 0], ends[:, 1])
 
 
+def exact(games: Games) -> np.ndarray:
+    return games.matrix.solver.attributions(*games.arguments())
+
+
 @pytest.fixture(scope="module")
 def population():
     return Population()
@@ -130,7 +156,7 @@ def calibration_games(population):
 @pytest.fixture(scope="module")
 def held_out(population):
     values = population.draw(60)
-    return values, population.games(values, sample_coalitions(M, 2**M - 2)).attributions()
+    return values, exact(population.games(values, sample_coalitions(M, 2**M - 2)))
 
 
 def test_calibrated_estimates_have_a_smaller_error_efficiency_and_true_error_bars(population, calibration_games, held_out):
@@ -141,7 +167,7 @@ def test_calibrated_estimates_have_a_smaller_error_efficiency_and_true_error_bar
     solver = CalibratedSolver(matrix, prior)
     estimate = solver.attributions(games.values, games.value_empty, games.value_full)
     rms = lambda error: np.sqrt(np.mean(np.square(error)))  # noqa: E731
-    assert rms(estimate - truth) < 0.6 * rms(games.attributions() - truth)
+    assert rms(estimate - truth) < 0.6 * rms(exact(games) - truth)
     np.testing.assert_allclose(estimate.sum(1), games.value_full - games.value_empty, atol=1e-9)
     z = (estimate - truth) / solver.standard_error(games.values, games.value_empty, games.value_full)
     assert 0.75 < rms(z) < 1.3
@@ -160,7 +186,7 @@ def test_calibrated_estimates_tend_to_kernel_shap_as_the_budget_grows(population
         matrix = sample_coalitions(M, budget, seed=2)
         games = population.games(values, matrix)
         estimate = CalibratedSolver(matrix, prior).attributions(games.values, games.value_empty, games.value_full)
-        distance.append(np.abs(estimate - games.attributions()).mean())
+        distance.append(np.abs(estimate - exact(games)).mean())
     assert distance[2] < distance[1] / 3 < distance[0] / 9
 
 
@@ -205,7 +231,7 @@ def test_l1_reg_is_off_by_default_and_refuses_what_it_does_not_know():
 
 
 def test_pools_know_their_estimator():
-    for estimator in ESTIMATORS[:3]:
+    for estimator in ESTIMATORS[:4]:
         pool = CoalitionPool(49, 192, 4, "train", estimator=estimator)
         assert pool.design(0).coalitions.shape == (192, 49)
         assert not np.array_equal(pool.design(0).coalitions, pool.design(1).coalitions)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.estimators import CoalitionPool
-from core.kernel_shap import CoalitionMatrix, sample_coalitions, smallest_budget
+from core.kernel_shap import sample_coalitions, smallest_budget
 
 
 def brute_force(game, num_players):
@@ -40,8 +40,8 @@ def interacting_game(num_players, seed=0):
     return game
 
 
-def solve(game, matrix: CoalitionMatrix):
-    ends = np.stack([np.zeros(matrix.num_players, bool), np.ones(matrix.num_players, bool)])
+def solve(game, matrix):
+    ends = np.stack([np.zeros(matrix.coalitions.shape[1], bool), np.ones(matrix.coalitions.shape[1], bool)])
     v0, v1 = game(ends)
     values = game(matrix.coalitions)[None]
     args = (values, np.array([v0]), np.array([v1]))

@@ -192,7 +192,7 @@ def test_the_same_command_again_labels_nothing_and_other_settings_are_refused(la
         (["--out", "nosuchprotocol://bucket"], "--out"),
         (["--utilisation", "2"], "utilisation"),
         (["--max-corrupt-share", "1"], "max_corrupt_share"),
-        (["--estimator", "calibrated", "--calibration-budget", "40"], "at least 96"),
+        (["--estimator", "calibrated", "--calibration-budget", "40"], "at least 102"),
     ],
 )
 def test_bad_options_are_refused_with_the_fix(options, message, data, tmp_path, capsys, monkeypatch):
@@ -213,7 +213,7 @@ def test_calibrated_labels_are_nearer_to_the_truth_and_the_card_reports_bias(dat
     options = ["--estimator", "calibrated", "--budget", "128", "--max-corrupt-share", "0.02"]
     job = job_of(data, tmp_path / "calibrated", *options)
     plain = replace(job, settings=replace(job.settings, estimator="kernel_shap"))
-    calibration = CalibrationJob(plain, 49, 640)
+    calibration = CalibrationJob(plain, 49, 400)
     shards = calibration.shards(96)
     assert sum(len(shard.indices) for shard in shards) == 96
     torch.set_num_threads(1)

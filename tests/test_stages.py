@@ -13,7 +13,7 @@ from sweep.store import Store
 
 ARGUMENTS = [
     *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--num-steps", "2"),
-    *("--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "96", "--test-budget", "96"),
+    *("--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "104", "--test-budget", "104"),
     *("--search", "grid", "--lambdas", "0,0.8", "--precision", "float32"),
 ]
 
