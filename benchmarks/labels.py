@@ -285,7 +285,7 @@ def scaling(num_pictures: int, budget: int, device: str) -> dict[str, Any]:
         for workers in (1, 2):
             command = [sys.executable, "-m", "sweep.run", "label", "--data", str(data), "--model", "miniature"]
             command += ["--out", f"{scratch}/out{workers}", "--budget", str(budget), "--workers", str(workers), "--device", device]
-            command += ["--shard-size", "32", "--batch-size", "64", "--precision", fast_precision(device)]
+            command += ["--shard-size", "16", "--batch-size", "64", "--precision", fast_precision(device)]
             text = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
             rate = re.search(r"([\d.,]+) pictures/s past start-up", text)
             outside = re.search(r"([\d.]+)% of the workers' time was outside the model", text)
@@ -378,10 +378,10 @@ def main() -> None:
         "machine": f"{machine}, torch {torch.__version__}",
         "speed": [
             speed("miniature base", mini, 500, 4, 2 if quick else 7, device),
-            speed("ViT-B/32, random weights", vit, 100, 1 if device == "cpu" else 16, 1 if quick else 3, device),
+            speed("ViT-B/32, random weights", vit, 100, 1 if device == "cpu" else 16, 1 if quick else 2, device),
         ],
         "errors": [
-            errors(mini, d, device, 16 if quick else 48, 160, [80, 500] if quick else [64, 100, 150, 250, 500])
+            errors(mini, d, device, 16 if quick else 40, 160, [80, 500] if quick else [64, 100, 150, 250, 500])
             for d in (["traffic_signs"] if quick else ["traffic_signs", "land_cover", "street_digits"])
         ],
         "scaling": scaling(128 if quick else 640, 500, device),

@@ -20,10 +20,10 @@ HOMES = {
     "optuna": {"sweep/search.py"},
     "mlflow": {"sweep/tracking.py", "sweep/tracking_store.py"},
     "matplotlib": {"sweep/figures.py"},
-    "fsspec": {"core/data_directory.py", "sweep/store.py", "sweep/leases.py"},
+    "fsspec": {"core/data_directory.py", "sweep/store.py", "sweep/leases.py", "sweep/label_directory.py"},
     "huggingface_hub": {"core/data_directory.py"},
     "pyarrow": {"core/parquet_layout.py", "core/parquet_split.py", "sweep/label_files.py"},
-    "sklearn": {"core/miniature/digits.py"},
+    "sklearn": {"core/miniature/digits.py", "core/feature_selection.py", "core/calibration.py"},
     "scipy": {"core/metrics.py", "core/statistics.py"},
     "shap": set(),  # a test's oracle, never a dependency of the system
 }
