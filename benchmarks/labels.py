@@ -224,7 +224,7 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
     for budget in budgets:
         began = time.perf_counter()
         designs = [
-            games(sample_coalitions(players, budget, (92, k)), train[s], train_ids[s]) if is_held_out(k) else None
+            games(sample_coalitions(players, budget, (92, k), must_determine=False), train[s], train_ids[s]) if is_held_out(k) else None
             for k, s in enumerate(cal_parts)
         ]
         prior, report = calibrate(references, designs)
@@ -237,7 +237,7 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
             began = time.perf_counter()
             for k, s in enumerate(parts):
                 if estimator == "calibrated":
-                    sample = sample_coalitions(players, budget, (93, k))
+                    sample = sample_coalitions(players, budget, (93, k), must_determine=False)
                     g = games(sample, inputs[s], class_ids[s])
                     estimates.append(CalibratedSolver(sample, prior).attributions(*g.arguments()))
                 else:
@@ -381,7 +381,7 @@ def main() -> None:
             speed("ViT-B/32, random weights", vit, 100, 1 if device == "cpu" else 16, 1 if quick else 2, device),
         ],
         "errors": [
-            errors(mini, d, device, 16 if quick else 40, 160, [80, 500] if quick else [64, 100, 150, 250, 500])
+            errors(mini, d, device, 16 if quick else 40, 160, [80, 500] if quick else [64, 104, 150, 250, 500])
             for d in (["traffic_signs"] if quick else ["traffic_signs", "land_cover", "street_digits"])
         ],
         "scaling": scaling(128 if quick else 640, 500, device),

@@ -89,10 +89,10 @@ class CalibratedSolver:
 class CalibrationReport:
     """What calibrated estimates are worth on held-out images, at the budget in use, against references of a high budget.
 
-    relative_error, kernel_shap_relative_error: root of summed squared errors over summed squared attributions, the references' own
-    noise taken off. bias: the same of the mean error over images, what is common to all (pools make it small). slope: of estimates
-    regressed on references; below 1 is shrinkage. z_spread: root mean square of errors over their stated size; the prior that is used
-    has its error bars multiplied by it.
+    relative_error, kernel_shap_relative_error (NaN where that has no solution): root of summed squared errors over summed squared
+    attributions, the references' own noise taken off. bias: the same of the mean error over images, what is common to all (pools make
+    it small). slope: of estimates regressed on references; below 1 is shrinkage. z_spread: root mean square of errors over their
+    stated size; the prior that is used has its error bars multiplied by it.
     """
 
     num_fitted: int
@@ -132,7 +132,8 @@ def _report(prior: AttributionPrior, references: list[Games], designs: list[Game
     solvers = [SizeAdjustedSolver(games.matrix) for games in references]
     truth = np.concatenate([solver.attributions(*games.arguments()) for solver, games in zip(solvers, references, strict=True)])
     truth_error = np.concatenate([solver.standard_error(*games.arguments()) for solver, games in zip(solvers, references, strict=True)])
-    plain = np.concatenate([games.matrix.solver.attributions(*games.arguments()) for games in designs])
+    is_determined = all(games.matrix.is_determined for games in designs)
+    plain = [games.matrix.solver.attributions(*games.arguments()) for games in designs] if is_determined else [np.full(truth.shape, np.nan)]
     estimates, deviations = [], []
     for games in designs:
         calibrated = CalibratedSolver(games.matrix, prior)
@@ -150,7 +151,7 @@ def _report(prior: AttributionPrior, references: list[Games], designs: list[Game
         num_held_out=len(truth),
         budget=designs[0].matrix.budget,
         relative_error=float(np.sqrt(max(np.square(error).sum() - noise, 0.0) / size)),
-        kernel_shap_relative_error=float(np.sqrt(max(np.square(plain - truth).sum() - noise, 0.0) / size)),
+        kernel_shap_relative_error=float(np.sqrt(np.maximum(np.square(np.concatenate(plain) - truth).sum() - noise, 0.0) / size)),
         bias=float(np.sqrt(max(common, 0.0) / size)),
         slope=float((centred * (estimate - estimate.mean(0))).sum() / signal),
         z_spread=float(np.sqrt(np.mean(np.square(error) / (np.square(deviation) + np.square(truth_error))))),

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, get_args
 
 from core.calibration import AttributionPrior, CalibratedSolver
 from core.feature_selection import SelectingSolver, parse_l1_reg
-from core.kernel_shap import CoalitionMatrix, Coalitions, Values, sample_coalitions
+from core.kernel_shap import CoalitionMatrix, Coalitions, Sampling, Values, sample_coalitions
 from core.permutation_shap import PermutationDesign
 from core.size_adjustment import SizeAdjustedSolver, smallest_adjusted_budget
 
@@ -69,7 +69,8 @@ def _draw(estimator: Estimator, num_players: int, budget: int, seed: int | tuple
             f"a budget of {budget} evaluations cannot determine {num_players} attributions and the size terms: at least "
             f"{smallest_adjusted_budget(num_players)} are needed"
         )
-    return sample_coalitions(num_players, budget, seed, "leverage" if estimator == "leverage" else "kernel")
+    sampling: Sampling = "leverage" if estimator == "leverage" else "kernel"
+    return sample_coalitions(num_players, budget, seed, sampling, must_determine=estimator != "calibrated")
 
 
 def _with_solver(

@@ -94,7 +94,11 @@ class CoalitionMatrix:
 
 
 def sample_coalitions(
-    num_players: int, budget: int, seed: int | tuple[int, ...] = 0, sampling: Sampling = "kernel"
+    num_players: int,
+    budget: int,
+    seed: int | tuple[int, ...] = 0,
+    sampling: Sampling = "kernel",
+    must_determine: bool = True,
 ) -> CoalitionMatrix:
     """Draw paired coalitions for a regression with `budget` evaluations.
 
@@ -104,17 +108,18 @@ def sample_coalitions(
     budget) is drawn again.
     sampling: `leverage` draws all sizes alike, in proportion to a coalition's leverage in the regression (Musco & Witter, 2025), and
     weighs what it draws by kernel over drawing probability; nothing is enumerated.
+    must_determine: whether the coalitions alone must determine the attributions; an estimator with a prior does with fewer.
     Raises ValueError when the budget cannot determine M attributions, or is odd.
     """
     least = smallest_budget(num_players)
     if num_players < 2:
         raise ValueError(f"Kernel SHAP needs at least 2 players, there is {num_players}")
-    if budget < least:
+    if must_determine and budget < least:
         raise ValueError(
             f"a budget of {budget} evaluations cannot determine {num_players} attributions: paired coalitions need at least "
             f"{least}; raise the budget (about {ENUMERATION_FACTOR * num_players} is usual)"
         )
-    if budget % 2:
+    if budget % 2 or budget < 2:
         raise ValueError(f"coalitions come in pairs: make the budget even, not {budget}")
     size_mass = kernel_size_distribution(num_players)
     if num_players <= 20 and budget >= 2**num_players - 2:
@@ -122,7 +127,7 @@ def sample_coalitions(
     generator = np.random.default_rng(seed)
     for _ in range(MAX_DRAWS):
         matrix = _draw(num_players, budget, size_mass, generator, sampling)
-        if matrix.is_determined:
+        if not must_determine or matrix.is_determined:
             return matrix
     raise ValueError(f"{MAX_DRAWS} draws of {budget} coalitions left the {num_players} attributions undetermined: raise the budget")
 

@@ -75,7 +75,8 @@ class CalibrationJob:
         return games
 
     def matrix(self, shard: CalibrationShard, budget: int, part: int) -> CoalitionMatrix:
-        return sample_coalitions(self.num_players, budget, (self.labels.settings.seed, ROLE, shard.index, part))
+        seed = (self.labels.settings.seed, ROLE, shard.index, part)
+        return sample_coalitions(self.num_players, budget, seed, must_determine=part == 0)
 
     def games(self, shard: CalibrationShard) -> tuple[Games, Games | None] | None:
         """The games of a finished shard on both matrices; None where no picture could be read."""

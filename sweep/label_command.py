@@ -16,7 +16,9 @@ from core.attribution_labels import Labeller, LabelSettings, fast_precision, pre
 from core.calibration import HELD_OUT, AttributionPrior, CalibrationReport
 from core.domains import read_pictures
 from core.estimators import make_design
+from core.feature_selection import parse_l1_reg
 from core.flops import flops_per_evaluation, flops_per_picture
+from core.kernel_shap import sample_coalitions
 from core.model import Base
 from sweep import cluster, interruption, label_card
 from sweep.calibration_job import CalibrationJob
@@ -87,11 +89,15 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
     pictures = read_pictures(request.data, split=request.split, templates=request.templates)
     model, base = find_model(request.model, request.base, pictures.class_names, pictures.templates)
     settings = request.settings
-    sampled = "kernel_shap" if settings.estimator == "calibrated" else settings.estimator
     try:
-        make_design(sampled, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
         if settings.estimator == "calibrated":
+            parse_l1_reg(settings.l1_reg)
+            sample_coalitions(base.num_patches, settings.budget, must_determine=False)
             make_design("size_adjusted", base.num_patches, request.calibration_budget)
+            if settings.l1_reg != "none":
+                raise ConfigError("l1_reg selects in a regression: not with the estimator calibrated; leave it out")
+        else:
+            make_design(settings.estimator, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     precision = request.precision or fast_precision(request.device)
