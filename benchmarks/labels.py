@@ -274,7 +274,7 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
 
 
 def scaling(num_pictures: int, budget: int, device: str) -> dict[str, Any]:
-    """Pictures a second of the label command past start-up, with one and two workers, and the share of time outside the model."""
+    """Pictures a second of the label command past start-up, with one and two workers of a thread each, and time outside the model."""
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         spec = miniature.domain_spec("traffic_signs")
@@ -285,7 +285,7 @@ def scaling(num_pictures: int, budget: int, device: str) -> dict[str, Any]:
         for workers in (1, 2):
             command = [sys.executable, "-m", "sweep.run", "label", "--data", str(data), "--model", "miniature"]
             command += ["--out", f"{scratch}/out{workers}", "--budget", str(budget), "--workers", str(workers), "--device", device]
-            command += ["--shard-size", "16", "--batch-size", "64", "--precision", fast_precision(device)]
+            command += ["--shard-size", "32", "--threads-per-worker", "1", "--batch-size", "64", "--precision", fast_precision(device)]
             text = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
             rate = re.search(r"([\d.,]+) pictures/s past start-up", text)
             outside = re.search(r"([\d.]+)% of the workers' time was outside the model", text)
@@ -328,7 +328,7 @@ def markdown(results: dict[str, Any]) -> str:
     if "scaling" in results:
         s = results["scaling"]
         lines += [
-            f"**Label command on Ray Data**, past start-up: {s['1']['pictures_per_s']:.2f} pictures/s with one worker, "
+            f"**Label command on Ray Data**, past start-up: {s['1']['pictures_per_s']:.2f} pictures/s with one worker of one thread, "
             f"{s['2']['pictures_per_s']:.2f} with two ({s['speedup']:.2f}x); {s['1']['outside_model']:.1%} and "
             f"{s['2']['outside_model']:.1%} of the workers' time outside the model.",
             "",

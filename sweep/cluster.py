@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -34,9 +34,16 @@ class Workers:
 
 
 @contextmanager
-def connected(address: str | None, device: Device, num_workers: int | None, gpus_per_worker: float = 1.0) -> Iterator[Workers]:
+def connected(
+    address: str | None,
+    device: Device,
+    num_workers: int | None,
+    gpus_per_worker: float = 1.0,
+    threads_per_worker: int | None = None,
+) -> Iterator[Workers]:
     """Connect to a cluster, or start Ray on this machine and stop it at the end.
 
+    threads_per_worker: None shares this machine's cores out, and gives a cluster's workers one each.
     Raises ConfigError when the address does not answer or the cluster has no GPU for a sweep on `cuda`.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -55,7 +62,9 @@ def connected(address: str | None, device: Device, num_workers: int | None, gpus
                 num_cpus=max(cores, workers or 1) + SPARE_CPUS,
                 include_dashboard=False,
                 _temp_dir=os.environ.get("RAY_TMPDIR"),
-                runtime_env={"env_vars": _thread_limits(max(1, cores // (workers or 1)))} if device == "cpu" else None,
+                runtime_env={"env_vars": _thread_limits(threads_per_worker or max(1, cores // (workers or 1)))}
+                if device == "cpu"
+                else None,
                 **quiet,
             )
         else:
@@ -63,7 +72,8 @@ def connected(address: str | None, device: Device, num_workers: int | None, gpus
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"no Ray cluster answers at {address!r} ({error}): check --address, or leave it out to start Ray here") from error
     try:
-        yield _workers(device, workers, gpus_per_worker, local)
+        found = _workers(device, workers, gpus_per_worker, local)
+        yield replace(found, threads=threads_per_worker) if threads_per_worker else found
     finally:
         ray.shutdown()
 

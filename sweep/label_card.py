@@ -65,6 +65,8 @@ def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
         "squared standard errors over summed squared attributions.",
     ]
     if report is not None:
+        plain = report.kernel_shap_relative_error
+        compared = f"{plain:.3f}" if plain == plain else "no solution"
         lines += [
             "",
             "## Calibration",
@@ -74,7 +76,7 @@ def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
             "",
             "| | |",
             "| --- | --- |",
-            f"| relative error | {report.relative_error:.3f} (Kernel SHAP, same coalitions: {report.kernel_shap_relative_error:.3f}) |",
+            f"| relative error | {report.relative_error:.3f} (Kernel SHAP, same coalitions: {compared}) |",
             f"| bias common to all pictures, relative | {report.bias:.3f} |",
             f"| slope of estimates on references (below 1: shrinkage) | {report.slope:.3f} |",
             f"| spread of errors over their error bars | {report.z_spread:.2f} |",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +10,7 @@ from typing import Any
 
 import torch
 
-from core.attribution_labels import Labeller, LabelSettings, fast_precision, precision_shift
+from core.attribution_labels import LabelSettings, fast_precision, precision_shift
 from core.calibration import HELD_OUT, AttributionPrior, CalibrationReport
 from core.domains import read_pictures
 from core.estimators import make_design
@@ -26,14 +24,12 @@ from sweep.config import ConfigError, Device
 from sweep.dataset_labels import DatasetLabels, collected, decode
 from sweep.label_directory import LabelDirectory
 from sweep.label_files import read_provenance
-from sweep.label_model import find_model, to_device
+from sweep.label_model import find_model, is_artifact, to_device
 from sweep.labelling import LabelMeter, label_shards
 from sweep.progress import duration
 from sweep.projection import Projection, project
 from sweep.stages import CorruptPicturesError
 from sweep.store import artifact_key
-
-_log = logging.getLogger(__name__)
 
 VERSION = 1
 MAX_PRECISION_SHIFT = 0.1
@@ -81,11 +77,23 @@ class Prices:
     price_per_hour: float | None = None
 
 
+@dataclass(frozen=True)
+class LabelPlaces:
+    """Where labelling runs. None: this machine's default."""
+
+    address: str | None = None
+    num_workers: int | None = None
+    gpus_per_worker: float = 1.0
+    threads_per_worker: int | None = None
+
+
 def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
     """Check data, model and settings, and give the job. Nothing is computed or written.
 
     Raises ValueError (of the part that found it) naming the fix.
     """
+    if request.templates and is_artifact(request.model):
+        raise ConfigError("--templates goes with an open_clip model: a fine-tuned one keeps the prompts it was trained with")
     pictures = read_pictures(request.data, split=request.split, templates=request.templates)
     model, base = find_model(request.model, request.base, pictures.class_names, pictures.templates)
     settings = request.settings
@@ -151,15 +159,7 @@ def describe(request: LabelRequest, job: DatasetLabels, base: Base, prices: Pric
     )
 
 
-def run_label(
-    request: LabelRequest,
-    prices: Prices,
-    *,
-    address: str | None = None,
-    num_workers: int | None = None,
-    gpus_per_worker: float = 1.0,
-    say: Callable[[str], None] = print,
-) -> None:
+def run_label(request: LabelRequest, prices: Prices, places: LabelPlaces, say: Callable[[str], None] = print) -> None:
     """Label a data set to its end, or continue. Finished shards stand; the settings of a directory do not change.
 
     Raises ConfigError and its kin for bad input, before any computation; CorruptPicturesError once too many pictures cannot be read.
@@ -179,7 +179,7 @@ def run_label(
         return
     try:
         with interruption.remembered():
-            _label(request, prices, job, base, earlier, address, num_workers, gpus_per_worker, say)
+            _label(request, prices, places, job, base, earlier, say)
     except KeyboardInterrupt:
         say("\nStopped. Finished shards stay: the same command continues from here.")
         raise
@@ -193,16 +193,15 @@ def run_label(
 def _label(
     request: LabelRequest,
     prices: Prices,
+    places: LabelPlaces,
     job: DatasetLabels,
     base: Base,
     earlier: dict[str, Any] | None,
-    address: str | None,
-    num_workers: int | None,
-    gpus_per_worker: float,
     say: Callable[[str], None],
 ) -> None:
     report: CalibrationReport | None = None
-    with cluster.connected(address, request.device, num_workers, gpus_per_worker) as workers:
+    where = (places.address, request.device, places.num_workers, places.gpus_per_worker, places.threads_per_worker)
+    with cluster.connected(*where) as workers:
         if earlier is None:
             job, measured = _with_precision(request, job, workers)
             say(measured)
@@ -272,7 +271,7 @@ def _with_precision(request: LabelRequest, job: DatasetLabels, workers: cluster.
     shift = cluster.run_on_worker(_measured_shift, (job,), workers)
     if shift <= MAX_PRECISION_SHIFT:
         return job, f"precision {job.settings.precision}: it moves labels by {shift:.3f} of their standard error"
-    slow = dataclasses.replace(job, settings=replace(job.settings, precision="float32"))
+    slow = replace(job, settings=replace(job.settings, precision="float32"))
     return slow, f"precision float32: {job.settings.precision} would move labels by {shift:.3f} of their standard error"
 
 
@@ -301,8 +300,9 @@ def _calibrated(
         label_shards(calibration, missing, workers, meter.add)
     interruption.check()
     prior, report = calibration.prior(shards)
-    say(f"Calibration: {report}")
+    say(
+        f"Calibration, on {report.num_held_out} held-out pictures: relative error {report.relative_error:.3f}, bias {report.bias:.3f}, "
+        f"spread of errors over error bars {report.z_spread:.2f} (more in the card)"
+    )
     return prior, report
 
-
-__all__ = ["LabelRequest", "Labeller", "Prices", "describe", "make_job", "projection_of", "run_label"]

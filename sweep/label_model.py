@@ -50,7 +50,7 @@ def find_model(model: str, base: str | None, class_names: Sequence[str], templat
     model: an open_clip NAME:TAG or directory, or a fine-tuned model of a sweep: its artifact, <store>/artifacts/<xx>/<key>, whose base is
     named by `base`. Raises ConfigError, BaseModelError or StoreError with the fix.
     """
-    if not _is_artifact(model):
+    if not is_artifact(model):
         if base is not None:
             raise ConfigError("--base goes with a fine-tuned model of a sweep; an open_clip model is named by --model alone")
         loaded = load_base(model)
@@ -75,13 +75,14 @@ def find_model(model: str, base: str | None, class_names: Sequence[str], templat
     return LabelModel(name, model, names, templates, loaded.preprocessing, fingerprint), loaded
 
 
-def _is_artifact(model: str) -> bool:
+def is_artifact(model: str) -> bool:
+    """Whether `--model` names an artifact in a store."""
     parts = PurePosixPath(model).parts
     return len(parts) > 3 and parts[-3] == "artifacts"
 
 
 def _open(model: str) -> Artifact:
-    root, _, key = model.rstrip("/").rpartition("/artifacts/")[0], None, PurePosixPath(model).name
+    root, key = model.rpartition("/artifacts/")[0], PurePosixPath(model).name
     store = Store(root)
     if not store.exists(key):
         raise StoreError(f"there is no artifact {key} in the store {root}: check --model")

@@ -8,7 +8,7 @@ from typing import Any
 from core.attribution_labels import LabelSettings
 from core.estimators import ESTIMATORS
 from sweep.config import ConfigError
-from sweep.label_command import LabelRequest, Prices, describe, make_job, run_label
+from sweep.label_command import LabelPlaces, LabelRequest, Prices, describe, make_job, run_label
 from sweep.projection import ASSUMED_UTILISATION, GPUS
 
 
@@ -50,6 +50,7 @@ def add_label_parser(commands: Any) -> None:
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: the fast one where a trial says it may be"
     )
     speed.add_argument("--workers", type=int, help="worker processes")
+    speed.add_argument("--threads-per-worker", type=int, help="CPU threads of each (default: the cores shared out)")
     speed.add_argument("--gpus-per-worker", type=float, default=1.0, help="may be a fraction")
     speed.add_argument("--shard-size", type=int, default=256, help="pictures a file")
     speed.add_argument("--address", help="Ray cluster to run on: auto, or ray://... (default: start Ray here)")
@@ -70,7 +71,8 @@ def run_label_options(options: argparse.Namespace) -> None:
         job, base = make_job(request)
         print(describe(request, job, base, prices))
         return
-    run_label(request, prices, address=options.address, num_workers=options.workers, gpus_per_worker=options.gpus_per_worker)
+    places = LabelPlaces(options.address, options.workers, options.gpus_per_worker, options.threads_per_worker)
+    run_label(request, prices, places)
 
 
 def _request(options: argparse.Namespace) -> LabelRequest:

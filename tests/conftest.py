@@ -16,6 +16,17 @@ import torch
 from core import miniature
 from core.model import Base, SelfExplainingClassifier, load_base
 
+# Tests that start Ray, and fill both cores: one after the other, and first, where the others run beside them (pytest-xdist).
+SWEEPS = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    starts_ray = [any(s in i.nodeid for s in SWEEPS) or "labelled" in getattr(i, "fixturenames", ()) for i in items]
+    for item, is_sweep in zip(items, starts_ray, strict=True):
+        if is_sweep:
+            item.add_marker(pytest.mark.xdist_group("sweeps"))
+    items[:] = [i for i, s in zip(items, starts_ray, strict=True) if s] + [i for i, s in zip(items, starts_ray, strict=True) if not s]
+
 
 @dataclass(frozen=True)
 class Pictures:

@@ -208,8 +208,8 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished, tmp_path):
-    """Ctrl-C in the first training; kill -9 while labelling; then two drivers on the store, one killed while training, the other in the
-    search; then once more to the end. No artifact is made twice, and the cells are those of the undisturbed run."""
+    """Ctrl-C in the first training; then two drivers on the store, one killed while labelling, the other in the search; then once more to
+    the end. No artifact is made twice, and the cells are those of the undisturbed run."""
     count = lambda stage: sum(m["stage"] == stage for m in manifests(tmp_path).values())  # noqa: E731
     nothing_runs = lambda: all(run.info.status != "RUNNING" for run in runs(tmp_path))  # noqa: E731
     seen: dict[str, dict] = {}
@@ -231,14 +231,8 @@ def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished
     assert {run.info.status for run in runs(tmp_path)} == {"KILLED"}
     finished_artifacts_are_not_touched()
 
-    labelling = started()
-    wait_for(lambda: count("label") >= 2, labelling)
-    kill(labelling)
-    wait_for(nothing_runs, None, 60)
-    finished_artifacts_are_not_touched()
-
     first, second = started(), started()
-    wait_for(lambda: count("finetune") >= 3, first)
+    wait_for(lambda: count("label") >= 2, first)
     kill(first)
     finished_artifacts_are_not_touched()
     wait_for(lambda: count("pair") >= 1, second)

@@ -188,6 +188,7 @@ def test_the_same_command_again_labels_nothing_and_other_settings_are_refused(la
         (["--model", "ViT-B-23:openai"], "unknown base model"),
         (["--model", "store/artifacts/ab/abcd"], "no artifact"),
         (["--base", "miniature"], "--base goes with"),
+        (["--model", "store/artifacts/ab/abcd", "--templates", "a {}"], "--templates goes with"),
         (["--data", "/does/not/exist"], "cannot read"),
         (["--out", "nosuchprotocol://bucket"], "--out"),
         (["--utilisation", "2"], "utilisation"),
