@@ -20,6 +20,7 @@ from core.model import Base, SelfExplainingClassifier, load_base
 SWEEPS = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     starts_ray = [any(s in i.nodeid for s in SWEEPS) or "labelled" in getattr(i, "fixturenames", ()) for i in items]
     for item, is_sweep in zip(items, starts_ray, strict=True):
