@@ -11,7 +11,10 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -rs --durations=12 -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -q -rs --durations=8 -m "not engines" >$(VENV)/quick_tests.log 2>&1 & quick=$$!; \
+	trap 'kill $$quick' INT TERM; \
+	$(BIN)/python -m pytest -q -rs --durations=8 -m engines; engines=$$?; \
+	wait $$quick; quick=$$?; cat $(VENV)/quick_tests.log; exit $$((engines | quick))
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

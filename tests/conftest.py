@@ -16,17 +16,14 @@ import torch
 from core import miniature
 from core.model import Base, SelfExplainingClassifier, load_base
 
-# Tests that start Ray, and fill both cores: one after the other, and first, where the others run beside them (pytest-xdist).
-SWEEPS = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets")
+# Tests that start Ray and fill both cores; `make test` runs the others beside them.
+ENGINES = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    starts_ray = [any(s in i.nodeid for s in SWEEPS) or "labelled" in getattr(i, "fixturenames", ()) for i in items]
-    for item, is_sweep in zip(items, starts_ray, strict=True):
-        if is_sweep:
-            item.add_marker(pytest.mark.xdist_group("sweeps"))
-    items[:] = [i for i, s in zip(items, starts_ray, strict=True) if s] + [i for i, s in zip(items, starts_ray, strict=True) if not s]
+    for item in items:
+        if any(name in item.nodeid for name in ENGINES) or "labelled" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.engines)
 
 
 @dataclass(frozen=True)
