@@ -14,7 +14,7 @@ test: $(VENV)/installed
 	@$(BIN)/python -m pytest -q -rs --durations=8 -m "not engines" >$(VENV)/quick_tests.log 2>&1 & quick=$$!; \
 	trap 'kill $$quick' INT TERM; \
 	$(BIN)/python -m pytest -q -rs --durations=8 -m engines; engines=$$?; \
-	wait $$quick; quick=$$?; cat $(VENV)/quick_tests.log; exit $$((engines | quick))
+	wait $$quick; others=$$?; cat $(VENV)/quick_tests.log; exit $$((engines | others))
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

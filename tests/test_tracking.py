@@ -280,11 +280,15 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 tracker = Tracker(sys.argv[1], sys.argv[2])
 run = tracker.start_sweep(sys.argv[3], "all_pairs miniature", {})
 tracker.client.create_run(tracker.experiment_id, tags={"stage": "pair", "mlflow.parentRunId": run.run_id})
+detached, detach = os.pipe()
 forked = os.fork() if sys.argv[4] == "forking" else None
 if forked == 0:
     os.setsid()
-    time.sleep(60)
+    os.write(detach, b".")  # before this the group's signals reach it
+    time.sleep(300)
     os._exit(0)
+if forked:
+    os.read(detached, 1)
 print(forked or 0, flush=True)
 time.sleep(60)
 """
