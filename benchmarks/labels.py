@@ -1,8 +1,8 @@
 """The label engine against what a user would reach for instead: one command, one run, one table and plot.
 
-    python -m benchmarks.labels [--quick] [--device cuda]
+    python -m benchmarks.labels [--quick] [--device cuda] [--only PART]
 
-Three parts, written to benchmarks/results/labels.{md,json,png}:
+Three parts, written to benchmarks/results/labels.{md,json,png} (one part alone: to labels_PART):
 
 1. Speed on one core (or one GPU): evaluations and pictures a second of this engine, a plain masked forward loop,
    `shap.KernelExplainer`, captum `KernelShap` and shapiq `KernelSHAP`: same model, pictures, coalitions a picture and threads.
@@ -366,31 +366,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="a few pictures and rounds, to try the script")
+    parser.add_argument("--only", choices=("speed", "errors", "scaling"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     quick, device = options.quick, options.device
-    mini, vit = load_base("miniature"), load_base("ViT-B-32:random")
     machine = torch.cuda.get_device_name() if device == "cuda" else f"one core of {cpu_name()} ({os.cpu_count()} cores)"
+    given = (("--quick", quick), ("--device cuda", device == "cuda"), (f"--only {options.only}", options.only))
+    flags = [flag for flag, is_given in given if is_given]
     results: dict[str, Any] = {
-        "command": "python -m benchmarks.labels" + (" --quick" if quick else "") + (" --device cuda" if device == "cuda" else ""),
+        "command": " ".join(["python -m benchmarks.labels", *flags]),
         "machine": f"{machine}, torch {torch.__version__}",
-        "speed": [
+        "speed": [],
+        "errors": [],
+    }
+    mini = load_base("miniature")
+    if options.only in (None, "speed"):
+        vit = load_base("ViT-B-32:random")
+        results["speed"] = [
             speed("miniature base", mini, 500, 4, 2 if quick else 7, device),
             speed("ViT-B/32, random weights", vit, 100, 1 if device == "cpu" else 16, 1 if quick else 2, device),
-        ],
-        "errors": [
-            errors(mini, d, device, 16 if quick else 40, 160, [80, 500] if quick else [64, 104, 150, 250, 500])
-            for d in (["traffic_signs"] if quick else ["traffic_signs", "land_cover", "street_digits"])
-        ],
-        "scaling": scaling(128 if quick else 640, 500, device),
-    }
+        ]
+    if options.only in (None, "errors"):
+        domains = ["traffic_signs"] if quick else ["traffic_signs", "land_cover", "street_digits"]
+        budgets = [80, 500] if quick else [64, 104, 150, 250, 500]
+        results["errors"] = [errors(mini, d, device, 16 if quick else 40, 160, budgets) for d in domains]
+    if options.only in (None, "scaling"):
+        results["scaling"] = scaling(128 if quick else 640, 500, device)
     options.out.mkdir(parents=True, exist_ok=True)
-    name = "labels" if device == "cpu" else f"labels_{device}"
+    name = "_".join(["labels", *([device] if device != "cpu" else []), *([options.only] if options.only else [])])
     (options.out / f"{name}.json").write_text(json.dumps(results, indent=1))
     (options.out / f"{name}.md").write_text(markdown(results))
-    plot(results, options.out / f"{name}.png")
+    if results["errors"]:
+        plot(results, options.out / f"{name}.png")
     print(markdown(results))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,13 +71,14 @@ def test_the_paper_suites_way_with_a_random_vit_b_32(tmp_path):
         _parser().parse_args(
             [
                 *("all_pairs", "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"dtd={DATA / 'dtd'}", "--seed", "0"),
-                *("--base", "ViT-B-32:random", "--device", "cpu", "--num-steps", "2", "--batch-size", "3", "--alphas", "0.5"),
-                *("--max-train-pictures", "3", "--max-test-pictures", "3", "--max-test-labels", "1", "--budget", "96"),
+                *("--base", "ViT-B-32:random", "--device", "cpu", "--num-steps", "2", "--batch-size", "1", "--alphas", "0.5"),
+                *("--max-train-pictures", "2", "--max-test-pictures", "2", "--max-test-labels", "1", "--budget", "96"),
                 *("--test-budget", "96", "--lambdas", "0,0.4,0.8", "--templates", "a photo of a {}."),
             ]
         )
     )
-    plan = make_plan(config)
+    few = {split: replace(getattr(config.labels, split), num_perturbations=8) for split in ("validation", "test")}
+    plan = make_plan(replace(config, labels=replace(config.labels, **few)))
     assert "a grid of 1 alphas x 3 lambdas" in describe(plan)
     store = Store(str(tmp_path / "store"))
     for domain in plan.domains:
