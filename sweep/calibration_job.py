@@ -41,6 +41,7 @@ class CalibrationJob:
 
     labels: DatasetLabels
     num_players: int
+    design_budget: int
     reference_budget: int = 512
 
     def label(self, shard: CalibrationShard) -> ShardReport:
@@ -71,7 +72,7 @@ class CalibrationJob:
         ends = np.stack([np.zeros(self.num_players, dtype=bool), np.ones(self.num_players, dtype=bool)])
         games = {"reference": self.matrix(shard, self.reference_budget, 0).coalitions, "ends": ends}
         if is_held_out(shard.index):
-            games["design"] = self.matrix(shard, self.labels.settings.budget, 1).coalitions
+            games["design"] = self.matrix(shard, self.design_budget, 1).coalitions
         return games
 
     def matrix(self, shard: CalibrationShard, budget: int, part: int) -> CoalitionMatrix:
@@ -88,7 +89,7 @@ class CalibrationJob:
         reference = Games(self.matrix(shard, self.reference_budget, 0), values["reference"], empty, full)
         if "design" not in values:
             return reference, None
-        return reference, Games(self.matrix(shard, self.labels.settings.budget, 1), values["design"], empty, full)
+        return reference, Games(self.matrix(shard, self.design_budget, 1), values["design"], empty, full)
 
     def shards(self, num_pictures: int, num_matrices: int = 16) -> list[CalibrationShard]:
         """A seeded random choice of the data set's pictures, spread over reference matrices."""

@@ -290,8 +290,8 @@ def _measured_shift(job: DatasetLabels) -> float:
 def _calibrated(
     request: LabelRequest, job: DatasetLabels, base: Base, workers: cluster.Workers, say: Callable[[str], None]
 ) -> tuple[AttributionPrior, CalibrationReport]:
-    plain = replace(job, settings=replace(job.settings, estimator="kernel_shap"))
-    calibration = CalibrationJob(plain, base.num_patches, request.calibration_budget)
+    plain = replace(job, settings=replace(job.settings, estimator="size_adjusted", budget=request.calibration_budget))
+    calibration = CalibrationJob(plain, base.num_patches, job.settings.budget, request.calibration_budget)
     shards = calibration.shards(request.calibration_pictures)
     missing = calibration.missing(shards)
     if missing:

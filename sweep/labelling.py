@@ -18,6 +18,8 @@ import torch
 from sweep.cluster import Workers
 from sweep.progress import Progress
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ShardReport:
@@ -93,12 +95,15 @@ class ShardLabeller:
         self._job, self._shards = job, shards
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return asdict(self._job.label(self._shards[int(row["shard"])]))
+        """The report, or the error: raised here, it would reach the driver as Ray Data's own, without its cause."""
+        try:
+            return {**asdict(self._job.label(self._shards[int(row["shard"])])), "error": None}
+        except Exception as error:
+            _log.exception("labelling shard %s failed", self._shards[int(row["shard"])])
+            return {**asdict(ShardReport(0, 0)), "error": error}
 
 
-def label_shards(
-    job: LabelJob, shards: Sequence[Any], workers: Workers, on_shard: Callable[[ShardReport], None], num_cpus: float | None = None
-) -> None:
+def label_shards(job: LabelJob, shards: Sequence[Any], workers: Workers, on_shard: Callable[[ShardReport], None]) -> None:
     """Label the shards in one execution. on_shard is called as each is published.
 
     An actor that dies is replaced and its shard labelled again. An error in a shard is raised as it was there; what is published stays.
@@ -114,20 +119,11 @@ def label_shards(
         ShardLabeller,  # type: ignore[arg-type]
         fn_constructor_args=(job, tuple(shards), workers.threads),
         compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(shards)), max_tasks_in_flight_per_actor=2),
-        num_cpus=workers.num_cpus if num_cpus is None else num_cpus,
+        num_cpus=workers.num_cpus,
         num_gpus=workers.num_gpus or None,
     )
-    try:
-        for row in labelled.iter_rows():
-            on_shard(ShardReport(**{name: np.asarray(value).item() for name, value in row.items()}))
-    except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from None
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error of the job itself, from under what Ray wraps around it."""
-    while True:
-        inner = getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, BaseException):
-            return error
-        error = inner
+    for row in labelled.iter_rows():
+        error = row.pop("error")
+        if isinstance(error, BaseException):
+            raise error
+        on_shard(ShardReport(**{name: np.asarray(value).item() for name, value in row.items()}))

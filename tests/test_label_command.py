@@ -216,8 +216,8 @@ def test_a_dry_run_projects_the_cost_and_writes_nothing(data, tmp_path, capsys):
 def test_calibrated_labels_are_nearer_to_the_truth_and_the_card_reports_bias(data, tmp_path):
     options = ["--estimator", "calibrated", "--budget", "128", "--max-corrupt-share", "0.02"]
     job = job_of(data, tmp_path / "calibrated", *options)
-    plain = replace(job, settings=replace(job.settings, estimator="kernel_shap"))
-    calibration = CalibrationJob(plain, 49, 400)
+    plain = replace(job, settings=replace(job.settings, estimator="size_adjusted", budget=400))
+    calibration = CalibrationJob(plain, 49, job.settings.budget, 400)
     shards = calibration.shards(96)
     assert sum(len(shard.indices) for shard in shards) == 96
     torch.set_num_threads(1)
