@@ -341,6 +341,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     domains = results["errors"]
     figure, axes = plt.subplots(2, len(domains), figsize=(4.2 * len(domains), 7), squeeze=False, sharey="row")
@@ -352,6 +353,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 is_peer = estimator.startswith("shap")
                 ax.plot(*zip(*points, strict=True), marker="*" if is_peer else "o", ms=11 if is_peer else 4, label=estimator)
             ax.set(xscale="log", yscale="log", xlabel="evaluations a picture" if row == 0 else "seconds a picture, one core")
+            ticks = [64, 100, 150, 250, 500] if row == 0 else [0.02, 0.05, 0.1, 0.2, 0.4]
+            low, high = ax.get_xlim()
+            ax.set_xticks([t for t in ticks if low <= t <= high])
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             if row == 0:
                 ax.set_title(found["domain"].replace("_", " "))
             if column == 0:
