@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,11 @@ from sweep.projection import Projection, project
 from sweep.stages import CorruptPicturesError
 from sweep.store import artifact_key
 
+_log = logging.getLogger(__name__)
+
 VERSION = 1
+TRUSTED_BUDGET = 4
+"""Times the number of patches: evaluations from which on a regression's error bars cover (see the tests)."""
 MAX_PRECISION_SHIFT = 0.1
 """Low precision is used where it moves labels by at most this share of their standard error."""
 
@@ -108,6 +113,14 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
             make_design(settings.estimator, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if settings.estimator in ("kernel_shap", "leverage", "size_adjusted") and settings.budget < TRUSTED_BUDGET * base.num_patches:
+        _log.warning(
+            "%d evaluations are few for %d patches: estimates are poor, their error bars too small; both can be trusted from about %d on "
+            "(or take --estimator calibrated)",
+            settings.budget,
+            base.num_patches,
+            TRUSTED_BUDGET * base.num_patches,
+        )
     precision = request.precision or fast_precision(request.device)
     settings = replace(settings, precision=precision)  # type: ignore[arg-type]
     calibration = [request.calibration_pictures, request.calibration_budget] if settings.estimator == "calibrated" else None

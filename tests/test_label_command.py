@@ -206,6 +206,15 @@ def test_bad_options_are_refused_with_the_fix(options, message, data, tmp_path, 
     assert not (tmp_path / "out" / "labels.json").exists()
 
 
+def test_a_budget_whose_error_bars_cannot_be_trusted_is_warned_of(data, tmp_path, caplog):
+    job_of(data, tmp_path / "out", "--budget", "128")
+    assert "error bars too small" in caplog.text and "196" in caplog.text
+    caplog.clear()
+    job_of(data, tmp_path / "out", "--budget", "200")
+    job_of(data, tmp_path / "out", "--budget", "64", "--estimator", "calibrated")
+    assert not caplog.text
+
+
 def test_a_dry_run_projects_the_cost_and_writes_nothing(data, tmp_path, capsys):
     assert command_line.main(arguments(data, tmp_path / "out", "--dry-run", "--gpu", "A100", "--price-per-hour", "2")) == 0
     text = capsys.readouterr().out
