@@ -106,7 +106,7 @@ class DatasetLabels:
             parts.append(labeller.label(inputs, own, chunk.ids))
             ids += chunk.ids
             class_ids += chunk.class_ids.tolist()
-        labels = AttributionLabels.concatenate(parts) if parts else _no_labels(self.model)
+        labels = AttributionLabels.concatenate(parts) if parts else _no_labels(labeller.num_patches)
         self._publish(shard, ids, class_ids, labels, skipped)
         evaluator = labeller.evaluator
         return ShardReport(
@@ -184,10 +184,9 @@ def collected(job: DatasetLabels, indices: Sequence[int], decoded: list[NDArray[
     return Chunk([origin.ids[i] for i, _ in good], origin.class_ids[[i for i, _ in good]], pixels, skipped)
 
 
-def _no_labels(model: LabelModel) -> AttributionLabels:
+def _no_labels(num_patches: int) -> AttributionLabels:
     """Labels of no picture, for a shard none of whose pictures can be read."""
-    grid = model.load().visual.grid_size
     empty = lambda *shape: np.empty(shape, np.float32)  # noqa: E731
     return AttributionLabels(
-        empty(0, grid[0] * grid[1]), empty(0, grid[0] * grid[1]), empty(0), empty(0), empty(0, 0), np.empty(0, np.int32)
+        empty(0, num_patches), empty(0, num_patches), empty(0), empty(0), empty(0, 0), np.empty(0, np.int32)
     )

@@ -33,6 +33,7 @@ def write(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
 def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str, str]], report: CalibrationReport | None) -> str:
     settings, pictures = job.settings, job.pictures
     errors = _Errors(job)
+    has_no_bars = settings.l1_reg != "none"
     lines = [
         "---",
         "configs:",
@@ -57,7 +58,7 @@ def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
         f"| coalitions | pool of {settings.pool_size}, seed {settings.seed}; a picture's by the hash of its id |",
         f"| l1_reg | {settings.l1_reg} |",
         f"| arithmetic | {precision_choice} |",
-        f"| relative error, from the standard errors | {errors.relative:.3f} |",
+        f"| relative error, from the standard errors | {'none: l1_reg leaves no error bar' if has_no_bars else f'{errors.relative:.3f}'} |",
         f"| pictures without a label | {len(skipped)} |",
         "",
         "Columns: `id`, `class_id`, `attributions` [M] and `standard_error` [M] (row by row over the patch grid), `value_empty`, "
