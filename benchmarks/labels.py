@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,17 +40,22 @@ from core.attribution_labels import fast_precision
 from core.calibration import CalibratedSolver, Games, calibrate, is_held_out
 from core.coalition_values import CoalitionEvaluator
 from core.domains import write_parquet_split
-from core.estimators import ESTIMATORS, make_design
+from core.estimators import ESTIMATORS, LEARNED, make_design
 from core.flops import flops_per_evaluation
 from core.kernel_shap import sample_coalitions
 from core.metrics import iou_at
 from core.model import Base, SelfExplainingClassifier, load_base
+from core.patch_features import patch_features
+from core.residual_posterior import ResidualSolver, draw_coalitions
+from core.surrogate import EvaluatedPictures, Surrogate, fit_surrogate
 from sweep.projection import GPUS
+from sweep.surrogate_job import NUM_REFERENCES
 
 RESULTS = Path(__file__).parent / "results"
 SCALE = 3.5
+REFERENCE_BUDGET = 512
 LABELLED = 5000
-"""Pictures over which the calibration's cost is counted."""
+"""Pictures over which the cost of learning is counted; the surrogate learns from that many."""
 
 Game = Callable[[np.ndarray], np.ndarray]
 
@@ -183,7 +188,78 @@ def speed(name: str, base: Base, budget: int, per_round: int, rounds: int, devic
 # ---------------------------------------------------------------- 2. error
 
 
-def errors(base: Base, domain: str, device: str, num_test: int, num_calibration: int, budgets: list[int]) -> dict[str, Any]:
+def surrogates(
+    engine: CoalitionEvaluator,
+    base: Base,
+    domain: str,
+    device: str,
+    test: tuple[Tensor, Tensor, list[slice]],
+    budgets: list[int],
+    rate: float,
+) -> Iterator[dict[str, Any]]:
+    """Estimates of test pictures by surrogates that learn from `LABELLED` others, with all that takes: a row a budget.
+
+    The others are evaluated once at the largest budget; a smaller one takes the first of their coalitions, at `rate` evaluations a second.
+    """
+    inputs, class_ids, parts = test
+    players, num_designs = base.num_patches, 16
+    ends = np.stack([np.zeros(players, bool), np.ones(players, bool)])
+    _, train, train_ids = pictures(base, domain, "train", LABELLED, device)
+
+    def values(coalitions: np.ndarray, x: Tensor, y: Tensor) -> np.ndarray:
+        return engine.values(x, y, torch.from_numpy(np.concatenate([ends, coalitions]))).cpu().numpy().astype(np.float64)
+
+    def features(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([patch_features(engine, a, b).bfloat16() for a, b in zip(x.split(64), y.split(64), strict=True)])
+
+    designs = [draw_coalitions(players, max(budgets), (94, k)).coalitions for k in range(num_designs)]
+    members = np.arange(LABELLED) % num_designs
+    evaluated = np.empty((LABELLED, 2 + max(budgets)))
+    for k, design in enumerate(designs):
+        evaluated[members == k] = values(design, train[k::num_designs], train_ids[k::num_designs])
+    began = time.perf_counter()
+    learned_from = features(train, train_ids)
+    feature_seconds = time.perf_counter() - began
+    for budget in budgets:
+        began = time.perf_counter()
+        coalitions = np.stack([design[:budget] for design in designs])
+        games = EvaluatedPictures(learned_from, members, coalitions, evaluated[:, 2 : 2 + budget], evaluated[:, 0], evaluated[:, 1])
+        surrogate = fit_surrogate(games)
+        seconds = feature_seconds + time.perf_counter() - began + NUM_REFERENCES * REFERENCE_BUDGET / rate
+        before = engine.seconds
+        began = time.perf_counter()
+        estimates = [surrogate_estimate(surrogate, engine, values, inputs[s], class_ids[s], (95, k), budget) for k, s in enumerate(parts)]
+        solving = time.perf_counter() - began - (engine.seconds - before)
+        yield {
+            "estimator": "surrogate",
+            "budget": budget,
+            "estimate": np.concatenate(estimates),
+            "seconds_of_all": seconds,
+            "seconds_per_picture": (budget + 2) / rate + solving / len(inputs),
+        }
+
+
+def surrogate_estimate(
+    surrogate: Surrogate,
+    engine: CoalitionEvaluator,
+    values: Callable[[np.ndarray, Tensor, Tensor], np.ndarray],
+    inputs: Tensor,
+    class_ids: Tensor,
+    seed: tuple[int, int],
+    budget: int,
+) -> np.ndarray:
+    """Attributions of pictures that share coalitions [N, M]."""
+    coalitions = draw_coalitions(surrogate.prior.num_players, budget, seed).coalitions
+    found = values(coalitions, inputs, class_ids)
+    predicted = surrogate.predict(patch_features(engine, inputs, class_ids), found[:, 0], found[:, 1], seed=seed[1])
+    residual = found[:, 2:] - predicted.values(coalitions)
+    zeros = np.zeros(len(found))
+    return predicted.attributions + ResidualSolver(coalitions, surrogate.prior).attributions(residual, zeros, zeros)
+
+
+def errors(
+    base: Base, domain: str, device: str, num_test: int, num_calibration: int, budgets: list[int], surrogate_budgets: list[int]
+) -> dict[str, Any]:
     """Relative error and IoU@10 of every estimator on test pictures, against references of 4032 evaluations in permutations.
 
     The references' own noise is taken off the errors.
@@ -218,7 +294,7 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
     cal_parts = groups(num_calibration, 16)
-    references = [games(sample_coalitions(players, 512, (91, k)), train[s], train_ids[s]) for k, s in enumerate(cal_parts)]
+    references = [games(sample_coalitions(players, REFERENCE_BUDGET, (91, k)), train[s], train_ids[s]) for k, s in enumerate(cal_parts)]
     reference_seconds = time.perf_counter() - began
     rate = 0.0
     for budget in budgets:
@@ -230,7 +306,7 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
         prior, report = calibrate(references, designs)
         calibration_seconds = reference_seconds + time.perf_counter() - began
         for estimator in ESTIMATORS:
-            if budget < {"permutation": 4 * (players - 1), "calibrated": 2}.get(estimator, 2 * (players + 2)):
+            if estimator == "surrogate" or budget < {"permutation": 4 * (players - 1), "calibrated": 2}.get(estimator, 2 * (players + 2)):
                 continue
             estimates = []
             before = engine.seconds
@@ -252,6 +328,11 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
                 row["calibration_seconds"] = calibration_seconds
                 row["report"] = report.__dict__
             rows.append(row)
+    for found in surrogates(engine, base, domain, device, test=(inputs, class_ids, parts), budgets=surrogate_budgets, rate=rate):
+        seconds_of_all = found.pop("seconds_of_all")
+        seconds_per_picture = found.pop("seconds_per_picture") + seconds_of_all / LABELLED
+        estimate = found.pop("estimate")
+        rows.append({**found, **scores(estimate), "seconds_per_picture": seconds_per_picture, "learning_seconds": seconds_of_all})
     seconds, found = [], []
     for n in range(num_test):
         plain = Plain(classifier, inputs[n], int(class_ids[n]), batch_size)
@@ -263,7 +344,7 @@ def errors(base: Base, domain: str, device: str, num_test: int, num_calibration:
     equal = [r for r in rows if r["estimator"] != "shap.KernelExplainer" and r["relative_error"] <= shap_row["relative_error"]]
     speedup = {}
     for estimator in {r["estimator"] for r in equal}:
-        least = min((r for r in equal if r["estimator"] == estimator), key=lambda r: r["budget"])
+        least = min((r for r in equal if r["estimator"] == estimator), key=lambda r: r["seconds_per_picture"])
         times_faster = shap_row["seconds_per_picture"] / least["seconds_per_picture"]
         speedup[estimator] = {"budget": least["budget"], "times_faster": times_faster}
     print(f"error, {domain}: shap 500 -> {shap_row['relative_error']:.3f}; at no larger error:", speedup, flush=True)
@@ -321,7 +402,7 @@ def markdown(results: dict[str, Any]) -> str:
             lines.append(f"| {estimator} | " + " | ".join(cells.get(b, "") for b in budgets) + " |")
         lines.append("")
         for estimator, row in sorted(found["at_equal_error"].items()):
-            counted = f", calibration counted in over {LABELLED} pictures" if estimator == "calibrated" else ""
+            counted = f", learning counted in over {LABELLED} pictures" if estimator in LEARNED else ""
             faster = f"{row['times_faster']:.1f}x faster{counted}"
             lines.append(f"- {estimator} with {row['budget']} evaluations: no larger error than shap with 500, {faster}")
         lines.append("")
@@ -397,7 +478,8 @@ def main() -> None:
     if options.only in (None, "errors"):
         domains = ["traffic_signs"] if quick else ["traffic_signs", "land_cover", "street_digits"]
         budgets = [80, 500] if quick else [64, 104, 150, 250, 500]
-        results["errors"] = [errors(mini, d, device, 16 if quick else 40, 160, budgets) for d in domains]
+        few = [32] if quick else [16, 48, 104]
+        results["errors"] = [errors(mini, d, device, 16 if quick else 40, 160, budgets, few) for d in domains]
     if options.only in (None, "scaling"):
         results["scaling"] = scaling(128 if quick else 640, 500, device)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.calibration import AttributionPrior
 from core.coalition_values import CoalitionEvaluator, Fill, Value
-from core.estimators import CoalitionPool, Design, Estimator
+from core.estimators import LEARNED, CoalitionPool, Design, Estimator, Learned
 from core.kernel_shap import ENUMERATION_FACTOR
 from core.model import SelfExplainingClassifier
+from core.patch_features import patch_features
+from core.surrogate import PredictedGames, Surrogate
 
 Precision = Literal["float32", "bfloat16"]
 Floats = NDArray[np.float32]
@@ -56,8 +57,8 @@ class LabelSettings:
             raise ValueError(f"the relative error to stop at must be positive, not {self.target_error}")
         if self.target_error is not None and self.l1_reg != "none":
             raise ValueError("stopping early needs error bars, and labels with l1_reg have none: leave one of them out")
-        if self.target_error is not None and self.estimator == "calibrated":
-            raise ValueError("calibrated error bars are the same for all pictures of a design: stop early with another estimator")
+        if self.target_error is not None and self.estimator in LEARNED:
+            raise ValueError(f"{self.estimator} error bars are the same for all pictures of a design: stop early with another estimator")
 
     def pool(self, num_patches: int, role: str) -> CoalitionPool:
         return CoalitionPool(num_patches, self.budget, self.pool_size, role, self.seed, self.estimator, self.l1_reg)
@@ -142,7 +143,8 @@ def precision_shift(
 class Labeller:
     """Labels pictures with one classifier. `role` names the coalition pool: train and test pictures take different ones.
 
-    prior: of the calibrated estimator (`calibrate`). Raises ValueError for a budget that cannot be solved, before any evaluation.
+    learned: what the calibrated estimator (`calibrate`) or the surrogate one (`fit_surrogate`) has learned. known: by picture id, values
+    that need no evaluation (`values`). Raises ValueError for a budget that cannot be solved, before any evaluation.
     """
 
     def __init__(
@@ -152,14 +154,17 @@ class Labeller:
         role: str,
         *,
         batch_size: int = 64,
-        prior: AttributionPrior | None = None,
+        learned: Learned | None = None,
+        known: Mapping[str, Floats] | None = None,
     ) -> None:
         self.num_patches = classifier.visual.grid_size[0] * classifier.visual.grid_size[1]
-        self._settings, self._prior = settings, prior
-        self._pool = settings.pool(self.num_patches, role)
+        self._settings, self._known = settings, known or {}
+        self._learned = learned
+        self.pool = settings.pool(self.num_patches, role)
         self._stages = settings.stages(self.num_patches)
         self._removed = perturbations(self.num_patches, settings.num_perturbations)
-        self._design(0)
+        if settings.estimator not in LEARNED or learned is not None:
+            self._design(0)
         self.evaluator = CoalitionEvaluator(
             classifier,
             value=settings.value,
@@ -171,15 +176,15 @@ class Labeller:
 
     def find_batch_size(self, inputs: Tensor, class_ids: Tensor) -> int:
         """Set the batch size by trial on a few pictures (`CoalitionEvaluator.find_batch_size`); returns it."""
-        return self.evaluator.find_batch_size(inputs, class_ids, torch.from_numpy(self._design(0).coalitions))
+        return self.evaluator.find_batch_size(inputs, class_ids, torch.from_numpy(self.pool.coalitions(0)))
 
     def label(self, inputs: Tensor, class_ids: Tensor, picture_ids: Sequence[str]) -> AttributionLabels:
         """Labels of normalised inputs [N, 3, S, S] for their classes [N]; each picture's id picks its coalitions."""
-        members = np.array([self._pool.member_of(picture_id) for picture_id in picture_ids])
+        members = np.array([self.pool.member_of(picture_id) for picture_id in picture_ids])
         out: AttributionLabels | None = None
         for member in np.unique(members):
             index = np.flatnonzero(members == member)
-            part = self._label_with(int(member), inputs[index], class_ids[index])
+            part = self._label_with(int(member), inputs[index], class_ids[index], [picture_ids[i] for i in index.tolist()])
             if out is None:
                 out = AttributionLabels(
                     **{
@@ -195,14 +200,30 @@ class Labeller:
         return out
 
     def _design(self, member: int, stage: int = -1) -> Design:
-        return self._pool.design(member, self._stages[stage], self._prior)
+        return self.pool.design(member, self._stages[stage], self._learned)
 
-    def _label_with(self, member: int, inputs: Tensor, class_ids: Tensor) -> AttributionLabels:
-        """Labels of pictures that take the same member of the pool."""
+    def values(self, member: int, inputs: Tensor, class_ids: Tensor) -> Floats:
+        """What is evaluated first of pictures that take this member of the pool. [N, P + 2 + I]
+
+        The values of its coalitions, of the empty and the grand one, and of the perturbations.
+        """
         ends = np.stack([np.zeros(self.num_patches, dtype=bool), np.ones(self.num_patches, dtype=bool)])
+        coalitions = self.pool.coalitions(member)[: self._stages[0]]
+        return self._values(inputs, class_ids, np.concatenate([coalitions, ends, ~self._removed])).astype(np.float32)
+
+    def _label_with(self, member: int, inputs: Tensor, class_ids: Tensor, picture_ids: Sequence[str]) -> AttributionLabels:
+        """Labels of pictures that take the same member of the pool."""
         first = self._design(member, 0)
-        values = self._values(inputs, class_ids, np.concatenate([first.coalitions, ends, ~self._removed]))
+        is_known = np.array([picture_id in self._known for picture_id in picture_ids])
+        values = np.empty((len(inputs), first.budget + 2 + len(self._removed)))
+        if not is_known.all():
+            values[~is_known] = self.values(member, inputs[~is_known], class_ids[~is_known])
+        for n in np.flatnonzero(is_known).tolist():
+            values[n] = self._known[picture_ids[n]]
         game, (empty, full), perturbed = values[:, : first.budget], values[:, first.budget :][:, :2].T, values[:, first.budget + 2 :]
+        if isinstance(self._learned, Surrogate):
+            predicted = self._learned.predict(patch_features(self.evaluator, inputs, class_ids), empty, full, seed=member)
+            return _corrected(predicted, first, game, empty, full, perturbed)
         labels = _solved(first, game, empty, full, perturbed)
         unfinished = np.arange(len(inputs))
         for stage in range(1, len(self._stages)):
@@ -236,6 +257,25 @@ def _solved(
         full.astype(np.float32),
         perturbed.astype(np.float32),
         np.full(len(values), design.budget, dtype=np.int32),
+    )
+
+
+def _corrected(
+    predicted: PredictedGames,
+    design: Design,
+    values: NDArray[np.float64],
+    empty: NDArray[np.float64],
+    full: NDArray[np.float64],
+    perturbed: NDArray[np.float64],
+) -> AttributionLabels:
+    """The attributions of the predicted games, and those of what they leave of the values."""
+    zeros = np.zeros(len(values))
+    residual = _solved(design, values - predicted.values(design.coalitions), zeros, zeros, perturbed)
+    return replace(
+        residual,
+        attributions=(predicted.attributions + residual.attributions).astype(np.float32),
+        value_empty=empty.astype(np.float32),
+        value_full=full.astype(np.float32),
     )
 
 

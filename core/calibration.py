@@ -140,18 +140,31 @@ def _report(prior: AttributionPrior, references: list[Games], designs: list[Game
         estimates.append(calibrated.attributions(*games.arguments()))
         deviations.append(calibrated.standard_error(*games.arguments()))
     estimate, deviation = np.concatenate(estimates), np.concatenate(deviations)
+    return held_out_report(
+        truth, truth_error, estimate, deviation, np.concatenate(plain), budget=designs[0].matrix.budget, num_fitted=num_fitted
+    )
+
+
+def held_out_report(
+    truth: Values, truth_error: Values, estimate: Values, deviation: Values, plain: Values | None, *, budget: int, num_fitted: int
+) -> CalibrationReport:
+    """Estimates against references, both [N, M], with their error bars. plain: Kernel SHAP's estimates at the same budget."""
     noise = np.square(truth_error).sum()
     size = max(np.square(truth).sum() - noise, 1e-12)
     error = estimate - truth
+
+    def relative(found: Values) -> float:
+        return float(np.sqrt(np.maximum(np.square(found - truth).sum() - noise, 0.0) / size))
+
     common = np.square(error.mean(0)).sum() * len(error) - np.square(error - error.mean(0)).sum() / max(1, len(error) - 1)
     centred = truth - truth.mean(0)
     signal = max(np.square(centred).sum() - noise, 1e-12)
     return CalibrationReport(
         num_fitted=num_fitted,
         num_held_out=len(truth),
-        budget=designs[0].matrix.budget,
-        relative_error=float(np.sqrt(max(np.square(error).sum() - noise, 0.0) / size)),
-        kernel_shap_relative_error=float(np.sqrt(np.maximum(np.square(np.concatenate(plain) - truth).sum() - noise, 0.0) / size)),
+        budget=budget,
+        relative_error=relative(estimate),
+        kernel_shap_relative_error=float("nan") if plain is None else relative(plain),
         bias=float(np.sqrt(max(common, 0.0) / size)),
         slope=float((centred * (estimate - estimate.mean(0))).sum() / signal),
         z_spread=float(np.sqrt(np.mean(np.square(error) / (np.square(deviation) + np.square(truth_error))))),

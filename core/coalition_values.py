@@ -48,8 +48,8 @@ class CoalitionEvaluator:
     ) -> None:
         self.value, self.label_scale, self.fill, self.batch_size = value, label_scale, fill, batch_size
         self.head, self.logit_scale = classifier.head.float(), classifier.logit_scale
-        self._dtype = dtype
-        self._tower = _cast(classifier.visual, dtype)
+        self.dtype = dtype
+        self.tower = _cast(classifier.visual, dtype)
         self.num_evaluations = 0
         self.seconds = 0.0
         """Spent in `values`, the device's work included."""
@@ -102,12 +102,12 @@ class CoalitionEvaluator:
 
     @torch.inference_mode()
     def _values(self, inputs: Tensor, class_ids: Tensor, coalitions: Tensor) -> Tensor:
-        first = self._tower.transformer.resblocks[0]
-        states = self._states(first, _embed(self._tower, inputs.to(self._dtype)))  # [N, T, 4 D]
+        first = self.tower.transformer.resblocks[0]
+        states = self._states(first, embed(self.tower, inputs.to(self.dtype)))  # [N, T, 4 D]
         is_present = F.pad(coalitions.to(inputs.device), (1, 0), value=True)  # the CLS token is no player
         out = torch.empty(len(inputs), len(coalitions), device=inputs.device)
         if self.fill == "mean":
-            fill = self._states(first, _embed(self._tower, torch.zeros_like(inputs[:1], dtype=self._dtype)))[0]  # [T, 4 D]
+            fill = self._states(first, embed(self.tower, torch.zeros_like(inputs[:1], dtype=self.dtype)))[0]  # [T, 4 D]
             for n, p in self._batches(len(inputs), len(coalitions)):
                 tokens = torch.where(is_present[p, :, None], states[n, None], fill)
                 out[n, p] = self._value(self._cls_features(tokens.flatten(0, 1)), class_ids[n])
@@ -135,13 +135,13 @@ class CoalitionEvaluator:
 
     def _cls_features(self, states: Tensor) -> Tensor:
         """Unit CLS features [B, K] in float32 from first-block states [B, T, 4 D]."""
-        blocks: list[Block] = list(self._tower.transformer.resblocks)
+        blocks: list[Block] = list(self.tower.transformer.resblocks)
         width = states.shape[-1] // 4
         tokens = states[..., :width]
         for j, block in enumerate(blocks):
             qkv = states[..., width:] if j == 0 else None
-            tokens = _block(block, tokens, qkv, cls_only=j == len(blocks) - 1)
-        return F.normalize((self._tower.ln_post(tokens[:, 0]) @ self._tower.proj).float(), dim=-1)
+            tokens = block_output(block, tokens, qkv, cls_only=j == len(blocks) - 1)
+        return F.normalize((self.tower.ln_post(tokens[:, 0]) @ self.tower.proj).float(), dim=-1)
 
     def _value(self, cls: Tensor, class_ids: Tensor) -> Tensor:
         """cls [N x P, K], class_ids [N] -> [N, P]"""
@@ -168,12 +168,12 @@ def _cast(visual: ImageTower, dtype: torch.dtype) -> ImageTower:
     return copy.deepcopy(visual).to(dtype)
 
 
-def _embed(tower: ImageTower, inputs: Tensor) -> Tensor:
+def embed(tower: ImageTower, inputs: Tensor) -> Tensor:
     """Tokens before the first block, after the normalisation before it. [N, 3, S, S] -> [N, T, D]"""
     return tower._embeds(inputs)
 
 
-def _block(block: Block, tokens: Tensor, qkv: Tensor | None, cls_only: bool = False) -> Tensor:
+def block_output(block: Block, tokens: Tensor, qkv: Tensor | None = None, cls_only: bool = False) -> Tensor:
     """One residual attention block; with cls_only the CLS row alone comes out. tokens [B, T, D], qkv [B, T, 3 D] if known already."""
     attention = block.attn
     width = tokens.shape[-1]

@@ -2,7 +2,8 @@
 
 kernel_shap: constrained regression over paired coalitions, the paper's. leverage: the same regression, coalitions drawn by leverage.
 permutation: antithetic permutations, unbiased. size_adjusted: kernel_shap with the effect of a coalition's size taken out: the same
-limit, much less variance. calibrated: size_adjusted with a prior learned from the data set, a shrinkage estimator.
+limit, much less variance. calibrated: size_adjusted with a prior learned from some of the data set's pictures, a shrinkage estimator.
+surrogate: a network learned from the data set's own evaluations predicts every game, and a picture's own correct it; shrinkage too.
 """
 
 from __future__ import annotations
@@ -16,10 +17,17 @@ from core.calibration import AttributionPrior, CalibratedSolver
 from core.feature_selection import SelectingSolver, parse_l1_reg
 from core.kernel_shap import CoalitionMatrix, Coalitions, Sampling, Values, sample_coalitions
 from core.permutation_shap import PermutationDesign
+from core.residual_posterior import IndependentCoalitions, ResidualSolver, draw_coalitions
 from core.size_adjustment import SizeAdjustedSolver, smallest_adjusted_budget
+from core.surrogate import Surrogate
 
-Estimator = Literal["kernel_shap", "leverage", "permutation", "size_adjusted", "calibrated"]
+Estimator = Literal["kernel_shap", "leverage", "permutation", "size_adjusted", "calibrated", "surrogate"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+LEARNED: tuple[Estimator, ...] = ("calibrated", "surrogate")
+"""Estimators that learn from the data set before they label."""
+
+Sample = CoalitionMatrix | PermutationDesign | IndependentCoalitions
+Learned = AttributionPrior | Surrogate
 
 
 class Solver(Protocol):
@@ -32,9 +40,9 @@ class Solver(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Coalitions to evaluate [P, M], in pairs with their complements, and the solver of their values."""
+    """Coalitions to evaluate [P, M] and the solver of their values; of the surrogate estimator, of its residual games' values."""
 
-    sample: CoalitionMatrix | PermutationDesign
+    sample: Sample
     solver: Solver
 
     @property
@@ -52,18 +60,20 @@ def make_design(
     budget: int,
     seed: int | tuple[int, ...] = 0,
     *,
-    prior: AttributionPrior | None = None,
+    learned: Learned | None = None,
     l1_reg: str = "none",
 ) -> Design:
     """The design of one estimator. Raises ValueError when the budget cannot be solved or the options do not go together."""
-    return _with_solver(_draw(estimator, num_players, budget, seed), estimator, prior, l1_reg)
+    return _with_solver(_draw(estimator, num_players, budget, seed), estimator, learned, l1_reg)
 
 
-def _draw(estimator: Estimator, num_players: int, budget: int, seed: int | tuple[int, ...]) -> CoalitionMatrix | PermutationDesign:
+def _draw(estimator: Estimator, num_players: int, budget: int, seed: int | tuple[int, ...]) -> Sample:
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}: choose among {', '.join(ESTIMATORS)}")
     if estimator == "permutation":
         return PermutationDesign(num_players, budget, seed)
+    if estimator == "surrogate":
+        return draw_coalitions(num_players, budget, seed)
     if estimator == "size_adjusted" and budget < smallest_adjusted_budget(num_players):
         raise ValueError(
             f"a budget of {budget} evaluations cannot determine {num_players} attributions and the size terms: at least "
@@ -73,20 +83,22 @@ def _draw(estimator: Estimator, num_players: int, budget: int, seed: int | tuple
     return sample_coalitions(num_players, budget, seed, sampling, must_determine=estimator != "calibrated")
 
 
-def _with_solver(
-    sample: CoalitionMatrix | PermutationDesign, estimator: Estimator, prior: AttributionPrior | None, l1_reg: str
-) -> Design:
+def _with_solver(sample: Sample, estimator: Estimator, learned: Learned | None, l1_reg: str) -> Design:
     selects = parse_l1_reg(l1_reg) is not None
-    if isinstance(sample, PermutationDesign) or estimator in ("calibrated", "size_adjusted"):
-        if selects:
-            raise ValueError(f"l1_reg selects in a regression: not with the estimator {estimator}; leave it out or take kernel_shap")
-        if isinstance(sample, PermutationDesign):
-            return Design(sample, sample)
-        if estimator == "size_adjusted":
-            return Design(sample, SizeAdjustedSolver(sample))
-        if prior is None:
+    if selects and estimator not in ("kernel_shap", "leverage"):
+        raise ValueError(f"l1_reg selects in a regression: not with the estimator {estimator}; leave it out or take kernel_shap")
+    if isinstance(sample, PermutationDesign):
+        return Design(sample, sample)
+    if isinstance(sample, IndependentCoalitions):
+        if not isinstance(learned, Surrogate):
+            raise ValueError("the surrogate estimator needs a surrogate: fit one first")
+        return Design(sample, ResidualSolver(sample.coalitions, learned.prior))
+    if estimator == "calibrated":
+        if not isinstance(learned, AttributionPrior):
             raise ValueError("the calibrated estimator needs a prior: fit one first")
-        return Design(sample, CalibratedSolver(sample, prior))
+        return Design(sample, CalibratedSolver(sample, learned))
+    if estimator == "size_adjusted":
+        return Design(sample, SizeAdjustedSolver(sample))
     return Design(sample, SelectingSolver(sample, l1_reg) if selects else sample.solver)
 
 
@@ -110,17 +122,26 @@ class CoalitionPool:
         """Which member of the pool labels the picture."""
         return int.from_bytes(hashlib.sha256(f"{self.seed}/{picture_id}".encode()).digest()[:8], "big") % self.size
 
-    def design(self, member: int, budget: int | None = None, prior: AttributionPrior | None = None) -> Design:
+    def design(self, member: int, budget: int | None = None, learned: Learned | None = None) -> Design:
         """The design of a member; with `budget`, its first coalitions only. Raises IndexError outside the pool."""
         if not 0 <= member < self.size:
             raise IndexError(f"the pool has members 0 to {self.size - 1}, not {member}")
-        return _pool_design(self, member, budget, prior)
+        return _pool_design(self, member, budget, learned)
+
+    def coalitions(self, member: int) -> Coalitions:
+        """What the pictures of a member are evaluated on, whatever is learned from it. [P, M]"""
+        return _pool_sample(self, member).coalitions
 
 
 @lru_cache(maxsize=256)
-def _pool_design(pool: CoalitionPool, member: int, budget: int | None, prior: AttributionPrior | None) -> Design:
-    role = int.from_bytes(hashlib.sha256(pool.role.encode()).digest()[:4], "big")
-    sample = _draw(pool.estimator, pool.num_players, pool.budget, (pool.seed, role, member))
+def _pool_design(pool: CoalitionPool, member: int, budget: int | None, learned: Learned | None) -> Design:
+    sample = _pool_sample(pool, member)
     if budget is not None and budget < len(sample.coalitions):
         sample = sample.prefix(budget)
-    return _with_solver(sample, pool.estimator, prior, pool.l1_reg)
+    return _with_solver(sample, pool.estimator, learned, pool.l1_reg)
+
+
+@lru_cache(maxsize=256)
+def _pool_sample(pool: CoalitionPool, member: int) -> Sample:
+    role = int.from_bytes(hashlib.sha256(pool.role.encode()).digest()[:4], "big")
+    return _draw(pool.estimator, pool.num_players, pool.budget, (pool.seed, role, member))

@@ -113,6 +113,16 @@ def run_tasks(function: Callable[..., Any], arguments: list[tuple[Any, ...]], nu
             raise error.cause from None
 
 
+def stream_from_worker(function: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], workers: Workers) -> Iterator[Any]:
+    """What the generator function(*arguments) yields, in one task with a worker's resources, as it comes."""
+    task = ray.remote(function).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None, num_returns="streaming")
+    try:
+        for reference in task.remote(*arguments):
+            yield ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
 def run_on_worker(function: Callable[..., Any], arguments: tuple[Any, ...], workers: Workers) -> Any:
     """function(*arguments) in one task with a worker's resources."""
     task = ray.remote(function).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None, max_retries=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.attribution_labels import AttributionLabels, Labeller, LabelSettings
-from core.calibration import AttributionPrior
 from core.domains import LabelledPictures, PictureError, decode_picture
+from core.estimators import Learned
+from core.surrogate import Surrogate
 from sweep.config import Device
 from sweep.label_directory import LabelDirectory
 from sweep.label_files import write_labels
@@ -51,7 +52,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class DatasetLabels:
-    """The job. batch_size: None finds it by trial. max_pictures: only the first of the data set."""
+    """The job. batch_size: None finds it by trial. max_pictures: only the first of the data set. learned, known: see `Labeller`."""
 
     pictures: LabelledPictures
     model: LabelModel
@@ -62,7 +63,8 @@ class DatasetLabels:
     shard_size: int = 256
     max_pictures: int | None = None
     batch_size: int | None = None
-    prior: AttributionPrior | None = None
+    learned: Learned | None = None
+    known: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False)
     _kept: _Kept = field(default_factory=_Kept, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class DatasetLabels:
         class_ids: list[int] = []
         parts: list[AttributionLabels] = []
         skipped: list[dict[str, str]] = []
-        for chunk in _decoded(self, range(shard.start, shard.stop)):
+        for chunk in decoded_chunks(self, range(shard.start, shard.stop)):
             skipped += chunk.skipped
             if not chunk.ids:
                 continue
@@ -121,7 +123,10 @@ class DatasetLabels:
         """The actor's labeller, made at its first use."""
         if self._kept.labeller is None:
             classifier = to_device(self.model.load(), self.device)
-            self._kept.labeller = Labeller(classifier, self.settings, ROLE, batch_size=self.batch_size or 64, prior=self.prior)
+            learned = self.learned.to(self.device) if isinstance(self.learned, Surrogate) else self.learned
+            self._kept.labeller = Labeller(
+                classifier, self.settings, ROLE, batch_size=self.batch_size or 64, learned=learned, known=self.known
+            )
         return self._kept.labeller
 
     def inputs(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -155,7 +160,7 @@ class Chunk:
     skipped: list[dict[str, str]]
 
 
-def _decoded(job: DatasetLabels, indices: range) -> Iterator[Chunk]:
+def decoded_chunks(job: DatasetLabels, indices: Sequence[int]) -> Iterator[Chunk]:
     """The pictures in chunks; each is decoded while the one before is in use."""
     chunks = [indices[i : i + CHUNK] for i in range(0, len(indices), CHUNK)]
     with ThreadPoolExecutor(DECODERS[job.device]) as pool:

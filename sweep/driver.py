@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.domains import read_domain
-from core.estimators import make_design
+from core.estimators import LEARNED, make_design
 from core.model import load_base
 from sweep import cluster, interruption, labelling, stages
 from sweep.assembly import compute_result, load_result
@@ -43,8 +43,10 @@ def make_plan(config: SweepConfig) -> Plan:
     """
     base = load_base(config.base)
     for settings in (config.labels.train, config.labels.validation, config.labels.test):
-        if settings.estimator == "calibrated":
-            raise ConfigError("a sweep does not calibrate: choose another --estimator, or label with `python -m sweep.run label`")
+        if settings.estimator in LEARNED:
+            raise ConfigError(
+                f"a sweep learns no estimator ({settings.estimator}): choose another, or label with `python -m sweep.run label`"
+            )
         try:
             make_design(settings.estimator, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
         except ValueError as error:

@@ -18,6 +18,8 @@ ESTIMATORS = {
     "permutation": "antithetic permutation sampling (unbiased)",
     "size_adjusted": "Kernel SHAP with the effect of a coalition's size taken out: the same limit, less variance",
     "calibrated": "size-adjusted Kernel SHAP with a Gaussian prior learned from this data set: a *shrinkage* estimator, not unbiased",
+    "surrogate": "a network learned from this data set's evaluations predicts each picture's game, and what it leaves of the picture's own "
+    "evaluations corrects it: a *shrinkage* estimator, not unbiased",
 }
 
 
@@ -67,17 +69,18 @@ def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
     ]
     if report is not None:
         plain = report.kernel_shap_relative_error
-        compared = f"{plain:.3f}" if plain == plain else "no solution"
+        kernel_shap = f" (Kernel SHAP, same coalitions: {f'{plain:.3f}' if plain == plain else 'no solution'})"
+        compared = kernel_shap if settings.estimator == "calibrated" else ""
         lines += [
             "",
-            "## Calibration",
+            "## What was learned from the pictures",
             "",
-            f"A prior of {report.num_fitted} pictures was tried on {report.num_held_out} others, at {report.budget} evaluations "
-            "(the one in use is fitted to all of them):",
+            f"Learned from {report.num_fitted} pictures and tried on {report.num_held_out} others, at {report.budget} evaluations, against "
+            f"references of a high budget{' (the prior in use is fitted to all of them)' if settings.estimator == 'calibrated' else ''}:",
             "",
             "| | |",
             "| --- | --- |",
-            f"| relative error | {report.relative_error:.3f} (Kernel SHAP, same coalitions: {compared}) |",
+            f"| relative error | {report.relative_error:.3f}{compared} |",
             f"| bias common to all pictures, relative | {report.bias:.3f} |",
             f"| slope of estimates on references (below 1: shrinkage) | {report.slope:.3f} |",
             f"| spread of errors over their error bars | {report.z_spread:.2f} |",

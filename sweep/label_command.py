@@ -5,20 +5,22 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from core.attribution_labels import LabelSettings, fast_precision, precision_shift
-from core.calibration import HELD_OUT, AttributionPrior, CalibrationReport
+from core.calibration import HELD_OUT, CalibrationReport
 from core.domains import read_pictures
-from core.estimators import make_design
+from core.estimators import LEARNED, make_design
 from core.feature_selection import parse_l1_reg
 from core.flops import flops_per_evaluation, flops_per_picture
 from core.kernel_shap import sample_coalitions
 from core.model import Base
+from core.residual_posterior import draw_coalitions
+from core.surrogate import EPOCHS
 from sweep import cluster, interruption, label_card
 from sweep.calibration_job import CalibrationJob
 from sweep.config import ConfigError, Device
@@ -27,16 +29,19 @@ from sweep.label_directory import LabelDirectory
 from sweep.label_files import read_provenance
 from sweep.label_model import find_model, is_artifact, to_device
 from sweep.labelling import LabelMeter, label_shards
-from sweep.progress import duration
+from sweep.progress import Progress, duration
 from sweep.projection import Projection, project
 from sweep.stages import CorruptPicturesError
 from sweep.store import artifact_key
+from sweep.surrogate_job import NUM_REFERENCES, GamesShard, SurrogateJob
 
 _log = logging.getLogger(__name__)
 
 VERSION = 1
 TRUSTED_BUDGET = 4
 """Times the number of patches: evaluations from which on a regression's error bars cover (see the tests)."""
+CALIBRATION_PICTURES = {"calibrated": 160, "surrogate": 8192}
+"""Pictures that an estimator learns from. The surrogate's are labelled with the very values it learns from: they cost it nothing."""
 MAX_PRECISION_SHIFT = 0.1
 """Low precision is used where it moves labels by at most this share of their standard error."""
 
@@ -45,7 +50,8 @@ MAX_PRECISION_SHIFT = 0.1
 class LabelRequest:
     """What the label command is asked for. precision: None takes the fast one where it hardly moves the labels.
 
-    calibration_pictures, calibration_budget: of the calibrated estimator.
+    calibration_pictures: that the calibrated or the surrogate estimator learns from (None: `CALIBRATION_PICTURES`); calibration_budget:
+    evaluations of those with references.
     """
 
     data: str
@@ -61,7 +67,7 @@ class LabelRequest:
     shard_size: int = 256
     max_pictures: int | None = None
     max_corrupt_share: float = 0.01
-    calibration_pictures: int = 160
+    calibration_pictures: int | None = None
     calibration_budget: int = 512
 
     def __post_init__(self) -> None:
@@ -71,6 +77,13 @@ class LabelRequest:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         if not 0.0 <= self.max_corrupt_share < 1.0:
             raise ConfigError(f"max_corrupt_share must lie in [0, 1), not {self.max_corrupt_share}")
+
+
+    @property
+    def num_calibration_pictures(self) -> int:
+        """Pictures the estimator learns from; 0 where it learns nothing."""
+        estimator = self.settings.estimator
+        return (self.calibration_pictures or CALIBRATION_PICTURES[estimator]) if estimator in LEARNED else 0
 
 
 @dataclass(frozen=True)
@@ -103,12 +116,15 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
     model, base = find_model(request.model, request.base, pictures.class_names, pictures.templates)
     settings = request.settings
     try:
-        if settings.estimator == "calibrated":
+        if settings.estimator in LEARNED:
             parse_l1_reg(settings.l1_reg)
-            sample_coalitions(base.num_patches, settings.budget, must_determine=False)
             make_design("size_adjusted", base.num_patches, request.calibration_budget)
             if settings.l1_reg != "none":
-                raise ConfigError("l1_reg selects in a regression: not with the estimator calibrated; leave it out")
+                raise ConfigError(f"l1_reg selects in a regression: not with the estimator {settings.estimator}; leave it out")
+            if settings.estimator == "calibrated":
+                sample_coalitions(base.num_patches, settings.budget, must_determine=False)
+            else:
+                draw_coalitions(base.num_patches, settings.budget)
         else:
             make_design(settings.estimator, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
     except ValueError as error:
@@ -123,7 +139,7 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
         )
     precision = request.precision or fast_precision(request.device)
     settings = replace(settings, precision=precision)  # type: ignore[arg-type]
-    calibration = [request.calibration_pictures, request.calibration_budget] if settings.estimator == "calibrated" else None
+    calibration = [request.num_calibration_pictures, request.calibration_budget] if settings.estimator in LEARNED else None
     identity = {
         "model": model.fingerprint,
         "data": pictures.fingerprint,
@@ -139,6 +155,8 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
     job = DatasetLabels(
         pictures, model, settings, request.device, out, key, request.shard_size, request.max_pictures, request.batch_size
     )
+    if settings.estimator == "surrogate":
+        _surrogate_job(request, job, base).shards()  # too few pictures are found here
     return job, base
 
 
@@ -146,8 +164,10 @@ def projection_of(request: LabelRequest, job: DatasetLabels, base: Base, prices:
     """What the labelling will take on the GPU that is named."""
     calibration = 0
     if job.settings.estimator == "calibrated":
-        number = min(request.calibration_pictures, job.num_pictures)
+        number = min(request.num_calibration_pictures, job.num_pictures)
         calibration = number * (request.calibration_budget + job.settings.budget // HELD_OUT + 2)
+    elif job.settings.estimator == "surrogate":
+        calibration = NUM_REFERENCES * request.calibration_budget
     return project(
         job.num_pictures,
         job.settings.budget,
@@ -223,8 +243,9 @@ def _label(
             measured = earlier["precision_choice"]
         shards = job.missing()
         if job.settings.estimator == "calibrated":
-            prior, report = _calibrated(request, job, base, workers, say)
-            job = replace(job, prior=prior)
+            job, report = _calibrated(request, job, base, workers, say)
+        elif job.settings.estimator == "surrogate":
+            job, report = _with_surrogate(request, job, base, workers, say)
         price = None if prices.price_per_hour is None else prices.price_per_hour * workers.number
         meter = LabelMeter(sum(s.stop - s.start for s in shards), price)
         allowed = request.max_corrupt_share * job.num_pictures
@@ -302,10 +323,11 @@ def _measured_shift(job: DatasetLabels) -> float:
 
 def _calibrated(
     request: LabelRequest, job: DatasetLabels, base: Base, workers: cluster.Workers, say: Callable[[str], None]
-) -> tuple[AttributionPrior, CalibrationReport]:
+) -> tuple[DatasetLabels, CalibrationReport]:
+    """The job with a prior."""
     plain = replace(job, settings=replace(job.settings, estimator="size_adjusted", budget=request.calibration_budget))
     calibration = CalibrationJob(plain, base.num_patches, job.settings.budget, request.calibration_budget)
-    shards = calibration.shards(request.calibration_pictures)
+    shards = calibration.shards(request.num_calibration_pictures)
     missing = calibration.missing(shards)
     if missing:
         say(f"Calibration on {sum(len(s.indices) for s in shards)} pictures at {request.calibration_budget} evaluations")
@@ -313,9 +335,49 @@ def _calibrated(
         label_shards(calibration, missing, workers, meter.add)
     interruption.check()
     prior, report = calibration.prior(shards)
-    say(
-        f"Calibration, on {report.num_held_out} held-out pictures: relative error {report.relative_error:.3f}, bias {report.bias:.3f}, "
+    say(_summary("Calibration", report))
+    return replace(job, learned=prior), report
+
+
+def _with_surrogate(
+    request: LabelRequest, job: DatasetLabels, base: Base, workers: cluster.Workers, say: Callable[[str], None]
+) -> tuple[DatasetLabels, CalibrationReport]:
+    """The job with a surrogate, and the values it was fitted to."""
+    learning = _surrogate_job(request, job, base)
+    shards = learning.shards()
+    missing = learning.missing(shards)
+    if missing:
+        number = sum(len(s.indices) for s in missing)
+        say(f"Evaluating {number:,} pictures to learn a surrogate from; their labels will need no more")
+        label_shards(learning, missing, workers, LabelMeter(number).add)
+    interruption.check()
+    if learning.fitted() is None:
+        progress = Progress("surrogate", EPOCHS, "epochs")
+        for loss in cluster.stream_from_worker(_fitted, (learning, shards, workers.threads), workers):
+            progress.advance(1, f"unexplained variance {loss:.3f}")
+    found = learning.fitted()
+    assert found is not None
+    surrogate, report = found
+    say(_summary("Surrogate", report))
+    return replace(job, learned=surrogate, known=learning.known(shards)), report
+
+
+def _fitted(learning: SurrogateJob, shards: list[GamesShard], threads: int) -> Iterator[float]:
+    """`SurrogateJob.fit`, in a task."""
+    torch.set_num_threads(threads)
+    try:
+        yield from learning.fit(shards)
+    except ValueError as error:
+        raise ConfigError(f"{error}: raise --calibration-pictures, or take another estimator") from error
+
+
+def _surrogate_job(request: LabelRequest, job: DatasetLabels, base: Base) -> SurrogateJob:
+    return SurrogateJob(job, base.num_patches, request.num_calibration_pictures, request.calibration_budget)
+
+
+def _summary(what: str, report: CalibrationReport) -> str:
+    return (
+        f"{what}, on {report.num_held_out} held-out pictures: relative error {report.relative_error:.3f}, bias {report.bias:.3f}, "
         f"spread of errors over error bars {report.z_spread:.2f} (more in the card)"
     )
-    return prior, report
 

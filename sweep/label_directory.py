@@ -2,7 +2,7 @@
 
     labels.json                              what the labels depend on; written first
     data/labels-00000-of-00042.parquet       a shard, whole or absent
-    calibration/...                          of the calibrated estimator
+    calibration/...                          of the calibrated and the surrogate estimator
     README.md                                the dataset card; written last
 """
 

@@ -40,8 +40,10 @@ def add_label_parser(commands: Any) -> None:
     how.add_argument(
         "--adaptive", type=float, metavar="ERROR", help="stop a picture early at this estimated relative error (standard error / label)"
     )
-    how.add_argument("--calibration-pictures", type=int, default=160, help="pictures the calibrated estimator's prior is learned from")
-    how.add_argument("--calibration-budget", type=int, default=512, help="evaluations of each of them")
+    how.add_argument(
+        "--calibration-pictures", type=int, help="pictures that calibrated (default: 160) or surrogate (default: 8192) learns from"
+    )
+    how.add_argument("--calibration-budget", type=int, default=512, help="evaluations of each picture with a reference")
 
     speed = label.add_argument_group("speed")
     speed.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

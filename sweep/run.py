@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.domains import DomainError
-from core.estimators import ESTIMATORS
+from core.estimators import ESTIMATORS, LEARNED
 from core.finetune import Recipe
 from core.model import BaseModelError
 from sweep.config import ConfigError, DomainSource, SweepConfig
@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--max-corrupt-share", type=float, help="share of unreadable pictures that is tolerated")
     data.add_argument("--budget", type=int, help="evaluations a training or validation picture's label takes")
     data.add_argument("--test-budget", type=int, help="evaluations a test picture's label takes")
-    data.add_argument("--estimator", choices=[e for e in ESTIMATORS if e != "calibrated"], help="of the Shapley values")
+    data.add_argument("--estimator", choices=[e for e in ESTIMATORS if e not in LEARNED], help="of the Shapley values")
     data.add_argument("--fill", choices=("mean", "drop"), help="what stands for a masked patch")
     data.add_argument("--value", choices=("logit", "log_odds", "probability"), help="value of the game that is explained")
     data.add_argument("--max-train-labels", type=int)

@@ -236,7 +236,7 @@ def test_calibrated_labels_are_nearer_to_the_truth_and_the_card_reports_bias(dat
     prior, report = calibration.prior(shards)
     assert report.relative_error < 0.6 * report.kernel_shap_relative_error and report.num_held_out >= 20
     assert 0.7 < report.z_spread < 1.4
-    job = replace(job, prior=prior)
+    job = replace(job, learned=prior)
     label_here(job)
     label_card.write(job, "as asked", [], report)
     card = (tmp_path / "calibrated" / "README.md").read_text()
