@@ -195,11 +195,10 @@ def surrogates(
     device: str,
     test: tuple[Tensor, Tensor, list[slice]],
     budgets: list[int],
-    rate: float,
 ) -> Iterator[dict[str, Any]]:
     """Estimates of test pictures by surrogates that learn from `LABELLED` others, with all that takes: a row a budget.
 
-    The others are evaluated once at the largest budget; a smaller one takes the first of their coalitions, at `rate` evaluations a second.
+    The others are evaluated once at the largest budget; a smaller one takes the first of their coalitions, at that rate.
     """
     inputs, class_ids, parts = test
     players, num_designs = base.num_patches, 16
@@ -215,8 +214,10 @@ def surrogates(
     designs = [draw_coalitions(players, max(budgets), (94, k)).coalitions for k in range(num_designs)]
     members = np.arange(LABELLED) % num_designs
     evaluated = np.empty((LABELLED, 2 + max(budgets)))
+    before = engine.seconds
     for k, design in enumerate(designs):
         evaluated[members == k] = values(design, train[k::num_designs], train_ids[k::num_designs])
+    rate = evaluated.size / (engine.seconds - before)
     began = time.perf_counter()
     learned_from = features(train, train_ids)
     feature_seconds = time.perf_counter() - began
@@ -225,6 +226,8 @@ def surrogates(
         coalitions = np.stack([design[:budget] for design in designs])
         games = EvaluatedPictures(learned_from, members, coalitions, evaluated[:, 2 : 2 + budget], evaluated[:, 0], evaluated[:, 1])
         surrogate = fit_surrogate(games)
+        for k in range(len(parts)):  # the integration of interactions is set up once a design
+            surrogate.predict(learned_from[:1].float(), evaluated[:1, 0], evaluated[:1, 1], seed=k)
         seconds = feature_seconds + time.perf_counter() - began + NUM_REFERENCES * REFERENCE_BUDGET / rate
         before = engine.seconds
         began = time.perf_counter()
@@ -328,7 +331,7 @@ def errors(
                 row["calibration_seconds"] = calibration_seconds
                 row["report"] = report.__dict__
             rows.append(row)
-    for found in surrogates(engine, base, domain, device, test=(inputs, class_ids, parts), budgets=surrogate_budgets, rate=rate):
+    for found in surrogates(engine, base, domain, device, test=(inputs, class_ids, parts), budgets=surrogate_budgets):
         seconds_of_all = found.pop("seconds_of_all")
         seconds_per_picture = found.pop("seconds_per_picture") + seconds_of_all / LABELLED
         estimate = found.pop("estimate")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from core.coalition_values import CoalitionEvaluator, block_output, embed
 
 NUM_STATES = 4
+MAX_WIDTH = 128
+"""States wider than this are projected to it by a fixed random matrix, so that the features of thousands of pictures fit in memory."""
 
 
 @torch.inference_mode()
@@ -17,6 +21,7 @@ def patch_features(evaluator: CoalitionEvaluator, inputs: Tensor, class_ids: Ten
 
     Of at most `NUM_STATES` hidden states, from the embedding to the last block: the state, and of its projection the cosine with the class
     embedding, the cosine with the CLS token's and the norm. Of the last one also the projection times the class embedding, and this.
+    The width of a state counts as min(its own, `MAX_WIDTH`).
     """
     tower = evaluator.tower
     blocks = list(tower.transformer.resblocks)
@@ -34,7 +39,18 @@ def patch_features(evaluator: CoalitionEvaluator, inputs: Tensor, class_ids: Ten
             unit = projected / norm.clamp_min(1e-12)
             of_class = torch.einsum("ntk,nk->nt", unit, embedding)
             of_picture = torch.einsum("ntk,nk->nt", unit, unit[:, 0])
-            found += [tokens[:, 1:].float(), torch.stack([of_class, of_picture, norm[..., 0]], dim=-1)[:, 1:]]
+            found += [_narrow(tokens[:, 1:].float()), torch.stack([of_class, of_picture, norm[..., 0]], dim=-1)[:, 1:]]
     embedding = F.normalize(embedding, dim=-1)[:, None]
-    found += [unit[:, 1:] * embedding, embedding.expand_as(unit[:, 1:])]
+    found += [_narrow(unit[:, 1:] * embedding), _narrow(embedding).expand(-1, unit.shape[1] - 1, -1)]
     return torch.cat(found, dim=-1)
+
+
+def _narrow(states: Tensor) -> Tensor:
+    width = states.shape[-1]
+    return states if width <= MAX_WIDTH else states @ _projection(width).to(states.device)
+
+
+@lru_cache(maxsize=8)
+def _projection(width: int) -> Tensor:
+    """Random directions of unit variance. [width, MAX_WIDTH]"""
+    return torch.randn(width, MAX_WIDTH, generator=torch.Generator().manual_seed(width)) / width**0.5

@@ -21,14 +21,14 @@ import numpy as np
 from core.kernel_shap import Coalitions, Values, kernel_size_distribution
 from core.size_adjustment import num_size_terms, zero_sum_basis
 
-EM_STEPS = 25
+EM_STEPS = 50
 START = 0.3
 """Share of the residuals' variance that the prior starts from."""
 
 
 @dataclass(frozen=True, eq=False)
 class IndependentCoalitions:
-    """Coalitions [P, M] drawn independently, none the complement of another by design. Raises ValueError for fewer than 2."""
+    """Coalitions [P, M] drawn independently, none the complement of another by design."""
 
     coalitions: Coalitions
 
@@ -41,12 +41,15 @@ class IndependentCoalitions:
         return self.coalitions.shape[1]
 
     def prefix(self, budget: int) -> IndependentCoalitions:
-        """The first `budget` of them: the design that a smaller budget would have drawn."""
+        """The first `budget` of them, a design as good as any of that size."""
         return IndependentCoalitions(self.coalitions[:budget])
 
 
 def draw_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...] = 0) -> IndependentCoalitions:
-    """`budget` coalitions, neither empty nor grand: a size from `_size_mass`, then a subset of that size. Raises ValueError below 2."""
+    """`budget` coalitions, neither empty nor grand: a size from `_size_mass`, then a subset of that size.
+
+    Raises ValueError for fewer than 2 players or evaluations.
+    """
     if num_players < 2:
         raise ValueError(f"Shapley values need at least 2 players, there is {num_players}")
     if budget < 2:
@@ -130,9 +133,10 @@ def _posterior(features: Values, weight: Values, covariance: Values, noise: floa
 
 
 def fit_residual_prior(games: Sequence[Residuals]) -> ResidualPrior:
-    """Covariance and noise of largest likelihood, by expectation-maximisation, from pictures the prediction was not fitted to.
+    """Covariance and noise by expectation-maximisation, from pictures the prediction was not fitted to.
 
-    Works with fewer equations a picture than coefficients. Raises ValueError without games.
+    Works with fewer equations a picture than coefficients. Without shrinkage, the likelihood of few pictures is largest where nothing is
+    noise. Raises ValueError without games.
     """
     if not games:
         raise ValueError("no residual games to fit a prior to")
@@ -154,6 +158,14 @@ def fit_residual_prior(games: Sequence[Residuals]) -> ResidualPrior:
             second += found.T @ found + len(found) * posterior
             squared += float((np.square(group.values - found @ x.T) * w).sum())
             squared += len(found) * float(np.einsum("pf,fg,pg,p->", x, posterior, x, w))
-        covariance = second / num_games + 1e-9 * power / spread * np.eye(size)
+        covariance = _shrunk(second, num_games, num_players - 1) + 1e-9 * power / spread * np.eye(size)
         noise = max(squared / num_values, 1e-12)
     return ResidualPrior(num_players, covariance, noise)
+
+
+def _shrunk(second: Values, num_games: int, num_directions: int) -> Values:
+    """Covariance from a sum of second moments [F, F], as if F games more had all directions alike and the size terms uncorrelated."""
+    size = len(second)
+    alike = np.diag(second).copy() / num_games
+    alike[:num_directions] = alike[:num_directions].mean()
+    return (second + size * np.diag(alike)) / (num_games + size)

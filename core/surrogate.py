@@ -28,17 +28,19 @@ from core.kernel_shap import Coalitions, Values, sample_coalitions
 from core.residual_posterior import ResidualPrior, Residuals, fit_residual_prior, size_terms
 from core.size_adjustment import SizeAdjustedSolver, num_size_terms
 
-WIDTH = 128
-NUM_HEADS = 4
+WIDTH = 96
+NUM_HEADS = 3
 POOL_CHANNELS = 32
 POOL_HEADS = 16
 POOL_HIDDEN = 64
 BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.05
-EPOCHS = 12
-HELD_OUT_SHARE = 10
-"""One of so many pictures takes no part in the fit: what is left of its game is what the prior of residual games is fitted to."""
+EPOCHS, MOST_EPOCHS = 12, 30
+"""Passes over the pictures: more where these are few, up to as many steps as 12 passes over 5000 take."""
+
+HELD_OUT_SHARE, LEAST_HELD_OUT = 10, 120
+"""One of so many pictures, at least so many, take no part in the fit: what is left of their games is what the prior is fitted to."""
 
 LEAST_PICTURES = 480
 INTEGRATION_BUDGET = 80
@@ -239,17 +241,23 @@ class EvaluatedPictures:
         return len(self.members)
 
 
+def default_epochs(num_pictures: int) -> int:
+    """Passes over the pictures of a fit."""
+    return min(MOST_EPOCHS, max(EPOCHS, round(EPOCHS * 5000 / num_pictures)))
+
+
 class SurrogateFit:
-    """A fit, epoch by epoch, on the features' device. The first tenth of the pictures (`HELD_OUT_SHARE`) is for the prior alone.
+    """A fit, epoch by epoch, on the features' device. The first pictures (`HELD_OUT_SHARE`) are for the prior alone.
 
     Raises ValueError for fewer than `LEAST_PICTURES` pictures.
     """
 
-    def __init__(self, pictures: EvaluatedPictures, *, epochs: int = EPOCHS, seed: int = 0) -> None:
+    def __init__(self, pictures: EvaluatedPictures, *, epochs: int | None = None, seed: int = 0) -> None:
         if len(pictures) < LEAST_PICTURES:
             raise ValueError(f"a surrogate is learned from at least {LEAST_PICTURES} pictures, not {len(pictures)}")
-        self.pictures, self.epochs = pictures, epochs
-        self.num_held_out = len(pictures) // HELD_OUT_SHARE
+        self.pictures = pictures
+        self.epochs = epochs or default_epochs(len(pictures))
+        self.num_held_out = max(len(pictures) // HELD_OUT_SHARE, LEAST_HELD_OUT)
         self.num_fitted = len(pictures) - self.num_held_out
         totals = pictures.value_full - pictures.value_empty
         shares = pictures.coalitions.mean(2)[pictures.members]
@@ -266,7 +274,7 @@ class SurrogateFit:
         self._total = torch.from_numpy(totals.astype(np.float32)).to(self._device)
         self._members = torch.from_numpy(pictures.members).to(self._device)
         self._optimiser = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-        num_steps = epochs * -(-self.num_fitted // BATCH_SIZE)
+        num_steps = self.epochs * -(-self.num_fitted // BATCH_SIZE)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimiser, LEARNING_RATE, total_steps=num_steps, pct_start=0.15)
 
     def epoch(self) -> float:
@@ -291,10 +299,10 @@ class SurrogateFit:
         return Surrogate(self.net, _residual_prior(self.net, self.pictures, self.num_held_out))
 
 
-def fit_surrogate(pictures: EvaluatedPictures, *, epochs: int = EPOCHS, seed: int = 0) -> Surrogate:
+def fit_surrogate(pictures: EvaluatedPictures, *, epochs: int | None = None, seed: int = 0) -> Surrogate:
     """`SurrogateFit`, to its end."""
     fit = SurrogateFit(pictures, epochs=epochs, seed=seed)
-    for _ in range(epochs):
+    for _ in range(fit.epochs):
         fit.epoch()
     return fit.finish()
 

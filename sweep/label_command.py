@@ -20,7 +20,7 @@ from core.flops import flops_per_evaluation, flops_per_picture
 from core.kernel_shap import sample_coalitions
 from core.model import Base
 from core.residual_posterior import draw_coalitions
-from core.surrogate import EPOCHS
+from core.surrogate import default_epochs
 from sweep import cluster, interruption, label_card
 from sweep.calibration_job import CalibrationJob
 from sweep.config import ConfigError, Device
@@ -129,14 +129,7 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
             make_design(settings.estimator, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if settings.estimator in ("kernel_shap", "leverage", "size_adjusted") and settings.budget < TRUSTED_BUDGET * base.num_patches:
-        _log.warning(
-            "%d evaluations are few for %d patches: estimates are poor, their error bars too small; both can be trusted from about %d on "
-            "(or take --estimator calibrated)",
-            settings.budget,
-            base.num_patches,
-            TRUSTED_BUDGET * base.num_patches,
-        )
+    _warn_of_few_evaluations(request, base.num_patches)
     precision = request.precision or fast_precision(request.device)
     settings = replace(settings, precision=precision)  # type: ignore[arg-type]
     calibration = [request.num_calibration_pictures, request.calibration_budget] if settings.estimator in LEARNED else None
@@ -158,6 +151,23 @@ def make_job(request: LabelRequest) -> tuple[DatasetLabels, Base]:
     if settings.estimator == "surrogate":
         _surrogate_job(request, job, base).shards()  # too few pictures are found here
     return job, base
+
+
+def _warn_of_few_evaluations(request: LabelRequest, num_patches: int) -> None:
+    estimator, trusted = request.settings.estimator, TRUSTED_BUDGET * num_patches
+    if estimator in ("kernel_shap", "leverage", "size_adjusted") and request.settings.budget < trusted:
+        number, instead = request.settings.budget, "or take --estimator surrogate or calibrated"
+    elif estimator in LEARNED and request.calibration_budget < trusted:
+        number, instead = request.calibration_budget, "--calibration-budget: what is learned is judged by them"
+    else:
+        return
+    _log.warning(
+        "%d evaluations are few for %d patches: estimates are poor, their error bars too small; both can be trusted from about %d on (%s)",
+        number,
+        num_patches,
+        trusted,
+        instead,
+    )
 
 
 def projection_of(request: LabelRequest, job: DatasetLabels, base: Base, prices: Prices) -> Projection:
@@ -352,7 +362,7 @@ def _with_surrogate(
         label_shards(learning, missing, workers, LabelMeter(number).add)
     interruption.check()
     if learning.fitted() is None:
-        progress = Progress("surrogate", EPOCHS, "epochs")
+        progress = Progress("surrogate", default_epochs(sum(len(s.indices) for s in shards)), "epochs")
         for loss in cluster.stream_from_worker(_fitted, (learning, shards, workers.threads), workers):
             progress.advance(1, f"unexplained variance {loss:.3f}")
     found = learning.fitted()

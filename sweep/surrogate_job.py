@@ -19,7 +19,7 @@ from core.kernel_shap import CoalitionMatrix, sample_coalitions
 from core.patch_features import patch_features
 from core.residual_posterior import ResidualSolver
 from core.size_adjustment import SizeAdjustedSolver
-from core.surrogate import EPOCHS, LEAST_PICTURES, EvaluatedPictures, Surrogate, SurrogateFit
+from core.surrogate import LEAST_PICTURES, EvaluatedPictures, Surrogate, SurrogateFit
 from sweep.config import ConfigError
 from sweep.dataset_labels import DatasetLabels, decoded_chunks
 from sweep.labelling import ShardReport
@@ -148,10 +148,10 @@ class SurrogateJob:
             return Surrogate.from_bytes(surrogate.read()), CalibrationReport(**json.loads(report.read()))
 
     def fit(self, shards: list[GamesShard]) -> Iterator[float]:
-        """Fit a surrogate to finished shards and publish it, with its report. Yields after each of `EPOCHS` epochs."""
+        """Fit a surrogate to finished shards and publish it, with its report. Yields the loss after each epoch, of `default_epochs`."""
         values = [self.arrays(shard).get("values", np.empty((0, self.labels.settings.budget + 2), np.float32)) for shard in shards]
         fit = SurrogateFit(self._evaluated(shards, np.concatenate(values).astype(np.float64)), seed=self.labels.settings.seed)
-        for _ in range(EPOCHS):
+        for _ in range(fit.epochs):
             yield fit.epoch()
         surrogate = fit.finish()
         report = self._report(surrogate, [shard for shard in shards if shard.has_reference], fit)

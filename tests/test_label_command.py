@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,9 @@ import pytest
 import torch
 
 from core import miniature
+from core.calibration import CalibrationReport
 from core.domains import write_parquet_split
+from core.surrogate import LEAST_PICTURES
 from sweep import label_card
 from sweep import run as command_line
 from sweep.calibration_job import CalibrationJob
@@ -210,6 +213,9 @@ def test_a_budget_whose_error_bars_cannot_be_trusted_is_warned_of(data, tmp_path
     job_of(data, tmp_path / "out", "--budget", "128")
     assert "error bars too small" in caplog.text and "196" in caplog.text
     caplog.clear()
+    job_of(data, tmp_path / "out", "--estimator", "calibrated", "--calibration-budget", "128")
+    assert "error bars too small" in caplog.text and "--calibration-budget" in caplog.text
+    caplog.clear()
     job_of(data, tmp_path / "out", "--budget", "200")
     job_of(data, tmp_path / "out", "--budget", "64", "--estimator", "calibrated")
     assert not caplog.text
@@ -245,6 +251,57 @@ def test_calibrated_labels_are_nearer_to_the_truth_and_the_card_reports_bias(dat
     np.testing.assert_allclose(np.stack(found["attributions"]).sum(1), found["value_full"] - found["value_empty"], atol=1e-3)
     with pytest.raises(ConfigError, match="--calibration-pictures"):
         calibration.prior(shards[:3])
+
+
+@pytest.fixture(scope="module")
+def many_signs(tmp_path_factory) -> Path:
+    """As many as a surrogate needs, and one damaged."""
+    directory = tmp_path_factory.mktemp("many") / "many_signs"
+    directory.mkdir()
+    pixels, class_ids = miniature.draw_split("traffic_signs", "train", LEAST_PICTURES + 10, 0)
+    path = directory / "train.parquet"
+    write_parquet_split(path, pixels, class_ids, miniature.domain_spec("traffic_signs").class_names)
+    table = pq.read_table(path)
+    images = table["image"].to_pylist()
+    images[50]["bytes"] = images[50]["bytes"][:80]
+    pq.write_table(table.set_column(0, table.schema.field(0), pa.array(images, table.schema.field(0).type)), path, row_group_size=32)
+    return directory
+
+
+SURROGATE = ["--estimator", "surrogate", "--budget", "24", "--calibration-budget", "320", "--shard-size", "128"]
+
+
+def test_a_surrogates_labels_need_no_evaluation_twice_and_survive_the_loss_of_its_files(many_signs, tmp_path):
+    """Through the engines: evaluate, fit, label; then again with everything but some of the evaluations lost."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "sweep.run", *arguments(many_signs, out, *SURROGATE)]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert first.returncode == 0, first.stderr
+    assert "30/30 epochs" in first.stderr and "no more" in first.stdout and "held-out pictures" in first.stdout
+    assert re.search(r"(?m)^0 evaluations", first.stdout), first.stdout  # of the label stage
+    labels = all_labels(out)
+    assert len(labels) == LEAST_PICTURES + 9 and labels["id"].is_unique and (labels["budget"] == 24).all()
+    np.testing.assert_allclose(np.stack(labels["attributions"]).sum(1), labels["value_full"] - labels["value_empty"], atol=1e-3)
+    assert (np.stack(labels["standard_error"]) > 0).all()
+    report = CalibrationReport(**json.loads((out / "calibration" / "report.json").read_text()))
+    assert report.relative_error < 0.8 and 0.6 < report.z_spread < 1.6 and report.num_held_out >= 47
+    card = (out / "README.md").read_text()
+    assert "a network learned" in card and f"tried on {report.num_held_out} others" in card and "000050.png" in card
+    games = out / "calibration" / "games-001.npz"
+    untouched = games.stat().st_mtime_ns
+    for lost in (out / "calibration" / "games-003.npz", out / "data" / "labels-00001-of-00004.parquet", out / "README.md"):
+        lost.unlink()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert second.returncode == 0, second.stderr
+    assert games.stat().st_mtime_ns == untouched and "epochs" not in second.stderr
+    again = all_labels(out).set_index("id").loc[labels["id"]]
+    np.testing.assert_allclose(np.stack(again["attributions"]), np.stack(labels["attributions"]), atol=1e-3)
+
+
+def test_a_surrogate_of_too_few_pictures_is_refused_before_anything_is_computed(data, tmp_path, capsys):
+    assert command_line.main(arguments(data, tmp_path / "out", *SURROGATE)) == 2
+    assert f"at least {LEAST_PICTURES} pictures, here are 120" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_fine_tuned_model_of_a_sweep_labels_its_own_classes(data, tmp_path, base):
