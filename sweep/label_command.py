@@ -271,15 +271,20 @@ def _label(
                 )
 
         label_shards(job, shards, workers, on_shard)
-    if meter.worker_seconds:
-        share = 1.0 - meter.evaluation_seconds / meter.worker_seconds
-        rate = f", {meter.steady_rate:,.2f} pictures/s past start-up" if meter.steady_rate else ""
-        say(f"{meter.num_evaluations:,} evaluations{rate}; {share:.1%} of the workers' time was outside the model")
+    _say_rate(meter, say)
     skipped = [s for p in _provenances(job) for s in p["skipped"]]
     if skipped:
         say(f"{len(skipped)} pictures cannot be read and have no label, the first: {skipped[0]['id']} ({skipped[0]['reason']})")
     label_card.write(job, measured, skipped, report)
     job.out.remove_unfinished()
+
+
+def _say_rate(meter: LabelMeter, say: Callable[[str], None]) -> None:
+    if not meter.num_evaluations:
+        return
+    share = 1.0 - meter.evaluation_seconds / meter.worker_seconds
+    rate = f", {meter.steady_rate:,.2f} pictures/s past start-up" if meter.steady_rate else ""
+    say(f"{meter.num_evaluations:,} evaluations{rate}; {share:.1%} of the workers' time was outside the model")
 
 
 def _settings(job: DatasetLabels, precision_choice: str) -> dict[str, Any]:
@@ -359,7 +364,9 @@ def _with_surrogate(
     if missing:
         number = sum(len(s.indices) for s in missing)
         say(f"Evaluating {number:,} pictures to learn a surrogate from; their labels will need no more")
-        label_shards(learning, missing, workers, LabelMeter(number).add)
+        meter = LabelMeter(number)
+        label_shards(learning, missing, workers, meter.add)
+        _say_rate(meter, say)
     interruption.check()
     if learning.fitted() is None:
         progress = Progress("surrogate", default_epochs(sum(len(s.indices) for s in shards)), "epochs")
