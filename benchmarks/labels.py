@@ -96,25 +96,34 @@ def speed(name: str, base: Base, budget: int, per_round: int, rounds: int, devic
 # ---------------------------------------------------------------- scaling
 
 
-def scaling(num_pictures: int, budget: int, device: str) -> dict[str, Any]:
-    """Pictures a second of the label command past start-up, with one and two workers of a thread each, and time outside the model."""
-    out: dict[str, Any] = {}
+def scaling(num_pictures: int, budget: int, rounds: int, device: str) -> dict[str, Any]:
+    """Pictures a second of the label command past start-up, with one and two workers of a thread each, and time outside the model.
+
+    Medians over rounds, in each of which one run follows the other.
+    """
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    outside: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as scratch:
         spec = miniature.domain_spec("traffic_signs")
         drawn, class_ids = miniature.draw_split("traffic_signs", "train", num_pictures, 0)
         data = Path(scratch) / "data"
         data.mkdir()
         write_parquet_split(data / "train.parquet", drawn, class_ids, spec.class_names)
-        for workers in (1, 2):
+        for turn, workers in ((turn, workers) for turn in range(rounds) for workers in (1, 2)):
             command = [sys.executable, "-m", "sweep.run", "label", "--data", str(data), "--model", "miniature"]
-            command += ["--out", f"{scratch}/out{workers}", "--budget", str(budget), "--workers", str(workers), "--device", device]
+            command += ["--out", f"{scratch}/out{turn}-{workers}", "--budget", str(budget), "--workers", str(workers), "--device", device]
             command += ["--shard-size", "32", "--threads-per-worker", "1", "--batch-size", "64", "--precision", fast_precision(device)]
             text = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
             rate = re.search(r"([\d.,]+) pictures/s past start-up", text)
-            outside = re.search(r"([\d.]+)% of the workers' time was outside the model", text)
-            assert rate and outside, text
-            out[str(workers)] = {"pictures_per_s": float(rate[1].replace(",", "")), "outside_model": float(outside[1]) / 100}
-    out["speedup"] = out["2"]["pictures_per_s"] / out["1"]["pictures_per_s"]
+            share = re.search(r"([\d.]+)% of the workers' time was outside the model", text)
+            assert rate and share, text
+            rates[workers].append(float(rate[1].replace(",", "")))
+            outside[workers].append(float(share[1]) / 100)
+    out: dict[str, Any] = {
+        str(workers): {"pictures_per_s": median(rates[workers]), "outside_model": median(outside[workers])} for workers in rates
+    }
+    out["speedup"] = median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+    out["rounds"] = rounds
     print("scaling:", out, flush=True)
     return out
 
@@ -151,7 +160,7 @@ def markdown(results: dict[str, Any]) -> str:
     if "scaling" in results:
         s = results["scaling"]
         lines += [
-            f"**Label command on Ray Data**, past start-up: {s['1']['pictures_per_s']:.2f} pictures/s with one worker of one thread, "
+            f"**Label command on Ray Data**, past start-up, medians of {s.get('rounds', 1)} rounds: {s['1']['pictures_per_s']:.2f} pictures/s with one worker of one thread, "
             f"{s['2']['pictures_per_s']:.2f} with two ({s['speedup']:.2f}x); {s['1']['outside_model']:.1%} and "
             f"{s['2']['outside_model']:.1%} of the workers' time outside the model.",
             "",
@@ -223,7 +232,7 @@ def main() -> None:
         few = [32] if quick else [16, 48, 104]
         results["errors"] = [errors(mini, d, device, 16 if quick else 40, 160, budgets, few) for d in domains]
     if options.only in (None, "scaling"):
-        results["scaling"] = scaling(128 if quick else 640, 500, device)
+        results["scaling"] = scaling(128 if quick else 384, 500, 1 if quick else 5, device)
     options.out.mkdir(parents=True, exist_ok=True)
     name = "_".join(["labels", *([device] if device != "cpu" else []), *([options.only] if options.only else [])])
     (options.out / f"{name}.json").write_text(json.dumps(results, indent=1))
