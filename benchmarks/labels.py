@@ -160,7 +160,8 @@ def markdown(results: dict[str, Any]) -> str:
     if "scaling" in results:
         s = results["scaling"]
         lines += [
-            f"**Label command on Ray Data**, past start-up, medians of {s.get('rounds', 1)} rounds: {s['1']['pictures_per_s']:.2f} pictures/s with one worker of one thread, "
+            f"**Label command on Ray Data**, past start-up, medians of {s.get('rounds', 1)} rounds: "
+            f"{s['1']['pictures_per_s']:.2f} pictures/s with one worker of one thread, "
             f"{s['2']['pictures_per_s']:.2f} with two ({s['speedup']:.2f}x); {s['1']['outside_model']:.1%} and "
             f"{s['2']['outside_model']:.1%} of the workers' time outside the model.",
             "",
@@ -185,7 +186,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 is_peer = estimator.startswith("shap")
                 ax.plot(*zip(*points, strict=True), marker="*" if is_peer else "o", ms=11 if is_peer else 4, label=estimator)
             ax.set(xscale="log", yscale="log", xlabel="evaluations a picture" if row == 0 else "seconds a picture, one core")
-            ticks = [64, 100, 150, 250, 500] if row == 0 else [0.02, 0.05, 0.1, 0.2, 0.4]
+            ticks = [16, 32, 64, 100, 150, 250, 500] if row == 0 else [0.02, 0.05, 0.1, 0.2, 0.4]
             low, high = ax.get_xlim()
             ax.set_xticks([t for t in ticks if low <= t <= high])
             ax.xaxis.set_major_formatter("{x:g}")

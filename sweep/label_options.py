@@ -31,7 +31,9 @@ def add_label_parser(commands: Any) -> None:
 
     how = label.add_argument_group("estimates")
     how.add_argument("--budget", type=int, default=512, help="evaluations a picture, besides the empty and the full one")
-    how.add_argument("--estimator", choices=ESTIMATORS, default="kernel_shap")
+    how.add_argument(
+        "--estimator", choices=ESTIMATORS, default="kernel_shap", help="surrogate takes the fewest evaluations where pictures are many"
+    )
     how.add_argument("--fill", choices=("mean", "drop"), default="mean", help="what stands for a masked patch: mean colour, or no token")
     how.add_argument("--value", choices=("logit", "log_odds", "probability"), default="logit", help="the game's value")
     how.add_argument("--l1-reg", default="none", help="none, num_features(K), aic or bic: the shap library's selection of patches")
