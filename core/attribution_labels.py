@@ -163,7 +163,7 @@ class Labeller:
         self.pool = settings.pool(self.num_patches, role)
         self._stages = settings.stages(self.num_patches)
         self._removed = perturbations(self.num_patches, settings.num_perturbations)
-        if settings.estimator not in LEARNED or learned is not None:
+        if settings.estimator != "surrogate" or learned is not None:  # a surrogate is learned from what `values` gives without it
             self._design(0)
         self.evaluator = CoalitionEvaluator(
             classifier,

@@ -65,7 +65,7 @@ class DatasetLabels:
     batch_size: int | None = None
     learned: Learned | None = None
     known: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False)
-    _kept: _Kept = field(default_factory=_Kept, compare=False, repr=False)
+    _kept: _Kept = field(default_factory=_Kept, init=False, compare=False, repr=False)  # not copied by `replace`
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": _Kept()}

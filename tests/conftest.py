@@ -17,12 +17,12 @@ from core import miniature
 from core.model import Base, SelfExplainingClassifier, load_base
 
 # Tests that start Ray and fill both cores; `make test` runs the others beside them.
-ENGINES = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets", "test_a_surrogates_labels")
+ENGINES = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(name in item.nodeid for name in ENGINES) or "labelled" in getattr(item, "fixturenames", ()):
+        if any(name in item.nodeid for name in ENGINES):
             item.add_marker(pytest.mark.engines)
 
 
