@@ -45,15 +45,16 @@ class CalibrationJob:
     reference_budget: int = 512
 
     def label(self, shard: CalibrationShard) -> ShardReport:
-        began = time.monotonic()
         job = self.labels
-        decoded = collected(job, shard.indices, [decode(job, i) for i in shard.indices])
         labeller = job.labeller()
+        began = time.monotonic()
+        decoded = collected(job, shard.indices, [decode(job, i) for i in shard.indices])
         evaluator = labeller.evaluator
         before = evaluator.num_evaluations, evaluator.seconds
         arrays: dict[str, NDArray[Any]] = {}
         if decoded.ids:
             inputs, own = job.inputs(decoded.pixels), torch.from_numpy(decoded.class_ids).to(job.device)
+            began += job.find_batch_size(inputs, own)
             for name, coalitions in self.coalitions(shard).items():
                 arrays[name] = evaluator.values(inputs, own, torch.from_numpy(coalitions)).cpu().numpy()
         content = io.BytesIO()

@@ -100,11 +100,7 @@ class DatasetLabels:
                 continue
             inputs = self.inputs(chunk.pixels)
             own = torch.from_numpy(chunk.class_ids).to(self.device)
-            if self.batch_size is None and not self._kept.has_batch_size:
-                trial = time.monotonic()
-                labeller.find_batch_size(inputs, own)
-                self._kept.has_batch_size = True
-                began += time.monotonic() - trial  # start-up, as loading the model is
+            began += self.find_batch_size(inputs, own)  # start-up, as loading the model is
             parts.append(labeller.label(inputs, own, chunk.ids))
             ids += chunk.ids
             class_ids += chunk.class_ids.tolist()
@@ -128,6 +124,15 @@ class DatasetLabels:
                 classifier, self.settings, ROLE, batch_size=self.batch_size or 64, learned=learned, known=self.known
             )
         return self._kept.labeller
+
+    def find_batch_size(self, inputs: Tensor, class_ids: Tensor) -> float:
+        """Find the actor's batch size by trial, at the first pictures it has; gives the seconds that took."""
+        if self.batch_size is not None or self._kept.has_batch_size:
+            return 0.0
+        began = time.monotonic()
+        self.labeller().find_batch_size(inputs, class_ids)
+        self._kept.has_batch_size = True
+        return time.monotonic() - began
 
     def inputs(self, pixels: NDArray[np.uint8]) -> Tensor:
         return self.model.preprocessing.normalise(torch.from_numpy(pixels).to(self.device))

@@ -84,9 +84,9 @@ class SurrogateJob:
 
     def label(self, shard: GamesShard) -> ShardReport:
         """Evaluate a shard's pictures and publish the values."""
-        began = time.monotonic()
         job = self.labels
         labeller = job.labeller()
+        began = time.monotonic()
         evaluator = labeller.evaluator
         before = evaluator.num_evaluations, evaluator.seconds
         ids: list[str] = []
@@ -97,6 +97,7 @@ class SurrogateJob:
             if not chunk.ids:
                 continue
             inputs, own = job.inputs(chunk.pixels), torch.from_numpy(chunk.class_ids).to(job.device)
+            began += job.find_batch_size(inputs, own)
             members = np.array([labeller.pool.member_of(picture_id) for picture_id in chunk.ids])
             values: NDArray[np.float32] | None = None
             for member in np.unique(members):
