@@ -39,12 +39,10 @@ from sweep.surrogate_job import SurrogateJob
 NUM_PICTURES = 120
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def write_signs(directory: Path, number: int) -> Path:
     """Traffic signs, one of which is damaged."""
-    directory = tmp_path_factory.mktemp("signs") / "signs"
     directory.mkdir()
-    pixels, class_ids = miniature.draw_split("traffic_signs", "train", NUM_PICTURES, 0)
+    pixels, class_ids = miniature.draw_split("traffic_signs", "train", number, 0)
     path = directory / "train.parquet"
     write_parquet_split(path, pixels, class_ids, miniature.domain_spec("traffic_signs").class_names)
     table = pq.read_table(path)
@@ -52,6 +50,11 @@ def data(tmp_path_factory) -> Path:
     images[50]["bytes"] = images[50]["bytes"][:80]
     pq.write_table(table.set_column(0, table.schema.field(0), pa.array(images, table.schema.field(0).type)), path, row_group_size=32)
     return directory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_signs(tmp_path_factory.mktemp("signs") / "signs", NUM_PICTURES)
 
 
 def arguments(data: Path, out: Path | str, *more: str) -> list[str]:
@@ -255,17 +258,8 @@ def test_calibrated_labels_are_nearer_to_the_truth_and_the_card_reports_bias(dat
 
 @pytest.fixture(scope="module")
 def many_signs(tmp_path_factory) -> Path:
-    """As many as a surrogate needs, and one damaged."""
-    directory = tmp_path_factory.mktemp("many") / "many_signs"
-    directory.mkdir()
-    pixels, class_ids = miniature.draw_split("traffic_signs", "train", LEAST_PICTURES + 10, 0)
-    path = directory / "train.parquet"
-    write_parquet_split(path, pixels, class_ids, miniature.domain_spec("traffic_signs").class_names)
-    table = pq.read_table(path)
-    images = table["image"].to_pylist()
-    images[50]["bytes"] = images[50]["bytes"][:80]
-    pq.write_table(table.set_column(0, table.schema.field(0), pa.array(images, table.schema.field(0).type)), path, row_group_size=32)
-    return directory
+    """As many as a surrogate needs."""
+    return write_signs(tmp_path_factory.mktemp("many") / "many_signs", LEAST_PICTURES + 10)
 
 
 SURROGATE = ["--estimator", "surrogate", "--budget", "24", "--calibration-budget", "320", "--shard-size", "128"]
