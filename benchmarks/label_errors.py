@@ -96,9 +96,7 @@ def surrogate_estimate(
     coalitions = draw_coalitions(surrogate.prior.num_players, budget, seed).coalitions
     found = values(coalitions, inputs, class_ids)
     predicted = surrogate.predict(patch_features(engine, inputs, class_ids), found[:, 0], found[:, 1], seed=seed[1])
-    residual = found[:, 2:] - predicted.values(coalitions)
-    zeros = np.zeros(len(found))
-    return predicted.attributions + ResidualSolver(coalitions, surrogate.prior).attributions(residual, zeros, zeros)
+    return predicted.corrected(coalitions, ResidualSolver(coalitions, surrogate.prior), found[:, 2:])[0]
 
 
 def errors(

@@ -16,7 +16,8 @@ from core.estimators import LEARNED, CoalitionPool, Design, Estimator, Learned
 from core.kernel_shap import ENUMERATION_FACTOR
 from core.model import SelfExplainingClassifier
 from core.patch_features import patch_features
-from core.surrogate import PredictedGames, Surrogate
+from core.residual_posterior import ResidualSolver
+from core.surrogate import Surrogate
 
 Precision = Literal["float32", "bfloat16"]
 Floats = NDArray[np.float32]
@@ -223,7 +224,8 @@ class Labeller:
         game, (empty, full), perturbed = values[:, : first.budget], values[:, first.budget :][:, :2].T, values[:, first.budget + 2 :]
         if isinstance(self._learned, Surrogate):
             predicted = self._learned.predict(patch_features(self.evaluator, inputs, class_ids), empty, full, seed=member)
-            return _corrected(predicted, first, game, empty, full, perturbed)
+            assert isinstance(first.solver, ResidualSolver)
+            return _as_labels(*predicted.corrected(first.coalitions, first.solver, game), empty, full, perturbed, first.budget)
         labels = _solved(first, game, empty, full, perturbed)
         unfinished = np.arange(len(inputs))
         for stage in range(1, len(self._stages)):
@@ -250,32 +252,25 @@ def _solved(
     full: NDArray[np.float64],
     perturbed: NDArray[np.float64],
 ) -> AttributionLabels:
-    return AttributionLabels(
-        design.solver.attributions(values, empty, full).astype(np.float32),
-        design.solver.standard_error(values, empty, full).astype(np.float32),
-        empty.astype(np.float32),
-        full.astype(np.float32),
-        perturbed.astype(np.float32),
-        np.full(len(values), design.budget, dtype=np.int32),
-    )
+    attributions = design.solver.attributions(values, empty, full)
+    return _as_labels(attributions, design.solver.standard_error(values, empty, full), empty, full, perturbed, design.budget)
 
 
-def _corrected(
-    predicted: PredictedGames,
-    design: Design,
-    values: NDArray[np.float64],
+def _as_labels(
+    attributions: NDArray[np.float64],
+    standard_error: NDArray[np.float64],
     empty: NDArray[np.float64],
     full: NDArray[np.float64],
     perturbed: NDArray[np.float64],
+    budget: int,
 ) -> AttributionLabels:
-    """The attributions of the predicted games, and those of what they leave of the values."""
-    zeros = np.zeros(len(values))
-    residual = _solved(design, values - predicted.values(design.coalitions), zeros, zeros, perturbed)
-    return replace(
-        residual,
-        attributions=(predicted.attributions + residual.attributions).astype(np.float32),
-        value_empty=empty.astype(np.float32),
-        value_full=full.astype(np.float32),
+    return AttributionLabels(
+        attributions.astype(np.float32),
+        standard_error.astype(np.float32),
+        empty.astype(np.float32),
+        full.astype(np.float32),
+        perturbed.astype(np.float32),
+        np.full(len(attributions), budget, dtype=np.int32),
     )
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.kernel_shap import Coalitions, Values, sample_coalitions
-from core.residual_posterior import ResidualPrior, Residuals, fit_residual_prior, size_terms
+from core.residual_posterior import ResidualPrior, Residuals, ResidualSolver, fit_residual_prior, size_terms
 from core.size_adjustment import SizeAdjustedSolver, num_size_terms
 
 WIDTH = 96
@@ -157,6 +157,11 @@ class PredictedGames:
             number = len(self._game.linear)
             found = self._game.values(z.expand(number, -1, -1), terms.expand(number, -1, -1)).double().cpu().numpy()
         return scale * found + self._value_empty[:, None] + self._totals[:, None] * coalitions.mean(1)
+
+    def corrected(self, coalitions: Coalitions, solver: ResidualSolver, values: Values) -> tuple[Values, Values]:
+        """Attributions and standard errors [N, M] with what the prediction leaves of values [N, P] on the solver's coalitions [P, M]."""
+        residual, zeros = values - self.values(coalitions), np.zeros(len(values))
+        return self.attributions + solver.attributions(residual, zeros, zeros), solver.standard_error(residual, zeros, zeros)
 
 
 def _tensors(coalitions: Coalitions, device: torch.device) -> tuple[Tensor, Tensor]:

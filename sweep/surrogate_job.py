@@ -198,10 +198,9 @@ class SurrogateJob:
                 predicted = surrogate.predict(
                     pictures.features[one].float(), pictures.value_empty[one], pictures.value_full[one], seed=int(member)
                 )
-                residual = pictures.values[one] - predicted.values(coalitions)
-                posterior = ResidualSolver(coalitions, surrogate.prior)
-                estimate.append(predicted.attributions + posterior.attributions(residual, *2 * (np.zeros(1),)))
-                deviation.append(posterior.standard_error(residual, *2 * (np.zeros(1),)))
+                found = predicted.corrected(coalitions, ResidualSolver(coalitions, surrogate.prior), pictures.values[one])
+                estimate.append(found[0])
+                deviation.append(found[1])
         return held_out_report(
             np.concatenate(truth),
             np.concatenate(truth_error),

@@ -180,15 +180,13 @@ def test_labels_of_new_pictures_beat_kernel_shap_of_more_evaluations_and_their_e
     coalitions = draw_coalitions(M, 10, seed=77).coalitions
     predicted = fitted.predict(features, empty, full)
     solver = ResidualSolver(coalitions, fitted.prior)
-    zeros = np.zeros(200)
-    rest = values(coalitions) - predicted.values(coalitions)
-    estimate = predicted.attributions + solver.attributions(rest, zeros, zeros)
+    estimate, deviation = predicted.corrected(coalitions, solver, values(coalitions))
     np.testing.assert_allclose(estimate.sum(1), full - empty, atol=1e-4)
     assert rms(estimate - truth) < 0.7 * rms(predicted.attributions - truth) < 0.5 * rms(truth)
     matrix = sample_coalitions(M, 16, seed=7)
     kernel_shap = matrix.solver.attributions(values(matrix.coalitions), empty, full)
     assert rms(estimate - truth) < 0.8 * rms(kernel_shap - truth)
-    assert 0.75 < rms((estimate - truth) / solver.standard_error(rest, zeros, zeros)) < 1.25
+    assert 0.75 < rms((estimate - truth) / deviation) < 1.25
 
 
 def test_a_fit_is_deterministic_and_leaves_the_global_generator_alone(pictures):
