@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import Plain, pictures, with_shap
-from core.attribution_labels import fast_precision
-from core.calibration import CalibratedSolver, Games, calibrate, is_held_out
-from core.coalition_values import CoalitionEvaluator
-from core.estimators import ESTIMATORS, make_design
-from core.kernel_shap import sample_coalitions
+from core.games.attribution_labels import fast_precision
+from core.games.coalition_values import CoalitionEvaluator
+from core.games.patch_features import patch_features
 from core.metrics import iou_at
 from core.model import Base
-from core.patch_features import patch_features
-from core.residual_posterior import ResidualSolver, draw_coalitions
-from core.surrogate import EvaluatedPictures, Surrogate, fit_surrogate
-from sweep.surrogate_job import NUM_REFERENCES
+from core.shapley.calibration import CalibratedSolver, Games, calibrate, is_held_out
+from core.shapley.estimators import ESTIMATORS, make_design
+from core.shapley.kernel_shap import sample_coalitions
+from core.shapley.residual_posterior import ResidualSolver, draw_coalitions
+from core.shapley.surrogate import EvaluatedPictures, Surrogate, fit_surrogate
+from sweep.stages.surrogate_job import NUM_REFERENCES
 
 REFERENCE_BUDGET = 512
 LABELLED = 5000

@@ -35,14 +35,14 @@ import torch
 from benchmarks.label_errors import LABELLED, errors
 from benchmarks.peers import PEERS, Plain, pictures
 from core import miniature
-from core.attribution_labels import fast_precision
-from core.coalition_values import CoalitionEvaluator
-from core.domains import write_parquet_split
-from core.estimators import LEARNED
-from core.flops import flops_per_evaluation
-from core.kernel_shap import sample_coalitions
+from core.data.domains import write_parquet_split
+from core.games.attribution_labels import fast_precision
+from core.games.coalition_values import CoalitionEvaluator
+from core.games.flops import flops_per_evaluation
 from core.model import Base, load_base
-from sweep.projection import GPUS
+from core.shapley.estimators import LEARNED
+from core.shapley.kernel_shap import sample_coalitions
+from sweep.experiment.cost import GPUS
 
 RESULTS = Path(__file__).parent / "results"
 

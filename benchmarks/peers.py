@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core import miniature
-from core.kernel_shap import sample_coalitions
 from core.model import Base, SelfExplainingClassifier
+from core.shapley.kernel_shap import sample_coalitions
 
 SCALE = 3.5
 

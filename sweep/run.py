@@ -10,17 +10,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from core.domains import DomainError
-from core.estimators import ESTIMATORS, LEARNED
+from core.data.domains import DomainError
 from core.finetune import Recipe
 from core.model import BaseModelError
-from sweep.config import ConfigError, DomainSource, SweepConfig
-from sweep.driver import Places, describe, make_plan, run_sweep
-from sweep.label_options import add_label_parser, run_label_options
-from sweep.stages import CorruptPicturesError
-from sweep.store import StoreError
-from sweep.suites import DRAWN, SUITES, own_domains
-from sweep.tracking import TrackingError
+from core.shapley.estimators import ESTIMATORS, LEARNED
+from sweep.commands.all_pairs import Places, describe, make_plan, run_sweep
+from sweep.commands.label_options import add_label_parser, run_label_options
+from sweep.experiment.config import ConfigError, DomainSource, SweepConfig
+from sweep.experiment.suites import DRAWN, SUITES, own_domains
+from sweep.record.tracking import TrackingError
+from sweep.stages.computations import CorruptPicturesError
+from sweep.store.artifacts import StoreError
 
 # What is the user's to mend, by its message. Any other error is ours and shows where it arose.
 USER_ERRORS = (ConfigError, DomainError, BaseModelError, StoreError, TrackingError, CorruptPicturesError)

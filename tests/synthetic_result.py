@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import chance_iou_at
-from sweep.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, Example, SweepResult
+from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, Example, SweepResult
 
 DOMAINS = (
     "cars", "textures", "land_cover", "traffic_signs", "aerial_objects", "scenes", "street_digits", "clean_digits",

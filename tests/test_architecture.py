@@ -13,17 +13,17 @@ MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep")
 # A heavy library -> the only modules that may import it.
 HOMES = {
     "open_clip": {"core/model.py", "core/miniature/pretrain.py"},
-    "ray": {"sweep/cluster.py"},
-    "ray.data": {"sweep/labelling.py"},
-    "ray.train": {"sweep/training.py"},
-    "ray.tune": {"sweep/search.py"},
-    "optuna": {"sweep/search.py"},
-    "mlflow": {"sweep/tracking.py", "sweep/tracking_store.py"},
-    "matplotlib": {"sweep/figures.py"},
-    "fsspec": {"core/data_directory.py", "sweep/store.py", "sweep/leases.py", "sweep/label_directory.py"},
-    "huggingface_hub": {"core/data_directory.py"},
-    "pyarrow": {"core/parquet_layout.py", "core/parquet_split.py", "sweep/label_files.py"},
-    "sklearn": {"core/miniature/digits.py", "core/feature_selection.py", "core/calibration.py"},
+    "ray": {"sweep/engines/cluster.py"},
+    "ray.data": {"sweep/engines/shards.py"},
+    "ray.train": {"sweep/engines/training.py"},
+    "ray.tune": {"sweep/engines/trials.py"},
+    "optuna": {"sweep/engines/trials.py"},
+    "mlflow": {"sweep/record/tracking.py", "sweep/record/database.py"},
+    "matplotlib": {"sweep/report/figures.py"},
+    "fsspec": {"core/data/directory.py", "sweep/store/artifacts.py", "sweep/store/leases.py", "sweep/commands/label_directory.py"},
+    "huggingface_hub": {"core/data/directory.py"},
+    "pyarrow": {"core/data/parquet_layout.py", "core/data/parquet_split.py", "sweep/stages/label_files.py"},
+    "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},
     "scipy": {"core/metrics.py", "core/statistics.py"},
     "shap": set(),  # a test's oracle, never a dependency of the system
 }

@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.attribution_labels import AttributionLabels, Labeller, LabelSettings, perturbations, precision_shift
-from core.coalition_values import CoalitionEvaluator
-from core.kernel_shap import sample_coalitions
+from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings, perturbations, precision_shift
+from core.games.coalition_values import CoalitionEvaluator
 from core.model import load_base
+from core.shapley.kernel_shap import sample_coalitions
 
 
 def plain_values(classifier, inputs, class_ids, coalitions, scale, value):
@@ -140,8 +140,8 @@ OUT_OF_MEMORY = """
 import logging, resource, sys, torch
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 torch.set_num_threads(1)
-from core.coalition_values import CoalitionEvaluator
-from core.kernel_shap import sample_coalitions
+from core.games.coalition_values import CoalitionEvaluator
+from core.shapley.kernel_shap import sample_coalitions
 from core.model import load_base
 base = load_base("miniature")
 classifier = base.classifier(base.head(["cat", "dog"], ["a photo of a {}."]))

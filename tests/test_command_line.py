@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.domains import write_parquet_split
+from core.data.domains import write_parquet_split
 from sweep import run as command_line
-from sweep.config import SweepConfig
+from sweep.experiment.config import SweepConfig
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 20, 16, 3), dtype=np.uint8)
 CLASS_IDS = np.arange(12) % 3
@@ -34,7 +34,7 @@ def domains(tmp_path) -> list[Path]:
 def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
     """The message of a command that must be refused with exit code 2, before Ray or the store is touched."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweep.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))
+    monkeypatch.setattr("sweep.engines.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))
     with pytest.raises(SystemExit) as caught:
         raise SystemExit(command_line.main(["all_pairs", *arguments]))
     assert caught.value.code == 2
@@ -108,9 +108,9 @@ def test_two_domains_of_one_name_are_refused(capsys, monkeypatch, tmp_path, doma
 
 def test_too_many_corrupt_pictures_fail_and_few_are_skipped_and_named(tmp_path, monkeypatch):
     """Through the pictures stage itself; the command's end-to-end way is in test_real_pictures.py."""
-    from sweep import stages
-    from sweep.driver import make_plan
-    from sweep.store import Store
+    from sweep.commands.all_pairs import make_plan
+    from sweep.stages import computations as stages
+    from sweep.store.artifacts import Store
 
     directory = write_domain(tmp_path / "one")
     write_domain(tmp_path / "two")

@@ -15,8 +15,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from core.data_directory import DataDirectory, open_data_directory
-from core.domains import DomainError, decode_picture, read_domain, write_parquet_split
+from core.data.directory import DataDirectory, open_data_directory
+from core.data.domains import DomainError, decode_picture, read_domain, write_parquet_split
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 CLASS_IDS = np.array([0, 1, 0, 1, 0, 1])
@@ -193,7 +193,7 @@ def hub(local_domain: Path) -> Iterator[tuple[str, list[str]]]:
 
 READ_IN_A_PROCESS = """
 import json, pickle, sys
-from core.domains import DomainError, read_domain
+from core.data.domains import DomainError, read_domain
 try:
     domain = read_domain(sys.argv[1])
     split = pickle.loads(pickle.dumps(domain.splits["test"]))

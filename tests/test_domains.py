@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.domains import DomainError, decode_picture, read_domain, validation_indices, write_parquet_split
+from core.data.domains import DomainError, decode_picture, read_domain, validation_indices, write_parquet_split
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)

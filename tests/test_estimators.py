@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_kernel_shap import brute_force, interacting_game, solve
 
-from core.calibration import CalibratedSolver, Games, calibrate, fit_prior
-from core.estimators import ESTIMATORS, CoalitionPool, make_design
-from core.feature_selection import SelectingSolver, parse_l1_reg
-from core.kernel_shap import sample_coalitions
+from core.shapley.calibration import CalibratedSolver, Games, calibrate, fit_prior
+from core.shapley.estimators import ESTIMATORS, CoalitionPool, make_design
+from core.shapley.feature_selection import SelectingSolver, parse_l1_reg
+from core.shapley.kernel_shap import sample_coalitions
 
 M = 16
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import pictures
-from core.domains import DomainError, decode_picture, read_domain
+from core.data import pictures
+from core.data.domains import DomainError, decode_picture, read_domain
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from sweep import interruption
-from sweep.progress import Progress, polled
+from sweep.engines import interruption
+from sweep.engines.progress import Progress, polled
 
 
 class DropsExceptions:
@@ -31,7 +31,7 @@ def test_a_dropped_interrupt_is_raised_at_the_next_check():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_dropped_interrupt_ends_a_wait_that_checks_nothing(monkeypatch, capsys):
-    monkeypatch.setattr("sweep.progress.LOST_S", 0.3)
+    monkeypatch.setattr("sweep.engines.progress.LOST_S", 0.3)
     began = time.monotonic()
     with (
         interruption.remembered(),

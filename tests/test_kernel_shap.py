@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from core.estimators import CoalitionPool
-from core.kernel_shap import sample_coalitions, smallest_budget
+from core.shapley.estimators import CoalitionPool
+from core.shapley.kernel_shap import sample_coalitions, smallest_budget
 
 
 def brute_force(game, num_players):

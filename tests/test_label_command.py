@@ -21,20 +21,20 @@ import pytest
 import torch
 
 from core import miniature
-from core.calibration import CalibrationReport
-from core.domains import write_parquet_split
-from core.surrogate import LEAST_PICTURES
-from sweep import label_card
+from core.data.domains import write_parquet_split
+from core.shapley.calibration import CalibrationReport
+from core.shapley.surrogate import LEAST_PICTURES
 from sweep import run as command_line
-from sweep.calibration_job import CalibrationJob
-from sweep.config import ConfigError
-from sweep.dataset_labels import DatasetLabels
-from sweep.label_command import make_job
-from sweep.label_directory import LabelDirectory
-from sweep.label_files import read_labels, read_provenance
-from sweep.label_options import _request
-from sweep.store import Store
-from sweep.surrogate_job import SurrogateJob
+from sweep.commands import label_card
+from sweep.commands.label import make_job
+from sweep.commands.label_directory import LabelDirectory
+from sweep.commands.label_options import _request
+from sweep.experiment.config import ConfigError
+from sweep.stages.calibration_job import CalibrationJob
+from sweep.stages.dataset_labels import DatasetLabels
+from sweep.stages.label_files import read_labels, read_provenance
+from sweep.stages.surrogate_job import SurrogateJob
+from sweep.store.artifacts import Store
 
 NUM_PICTURES = 120
 
@@ -174,7 +174,7 @@ def test_metadata_and_card_say_what_made_the_labels(labelled):
 
 def test_the_same_command_again_labels_nothing_and_other_settings_are_refused(labelled, data, capsys, monkeypatch):
     out, _, _ = labelled
-    monkeypatch.setattr("sweep.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))
+    monkeypatch.setattr("sweep.engines.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))
     assert command_line.main(arguments(data, out, "--max-corrupt-share", "0.02")) == 0
     assert "nothing to label" in capsys.readouterr().out
     for other in (["--seed", "1"], ["--fill", "drop"], ["--value", "log_odds"], ["--estimator", "leverage"], ["--max-pictures", "20"]):
@@ -206,7 +206,7 @@ def test_the_same_command_again_labels_nothing_and_other_settings_are_refused(la
     ],
 )
 def test_bad_options_are_refused_with_the_fix(options, message, data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sweep.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))
+    monkeypatch.setattr("sweep.engines.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))
     assert command_line.main(arguments(data, tmp_path / "out", *options)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "labels.json").exists()

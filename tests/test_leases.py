@@ -11,9 +11,9 @@ import time
 import fsspec
 import pytest
 
-from sweep import leases
-from sweep.leases import Leases
-from sweep.processes import this_process
+from sweep.store.artifacts import leases
+from sweep.store.leases import Leases
+from sweep.store.processes import this_process
 
 
 def test_a_lease_of_another_machine_expires_only_without_renewal(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from core.attribution_labels import perturbations
+from core.games.attribution_labels import perturbations
 from core.metrics import accuracy, attribution_scores, best_scale, chance_iou_at, correlation, e_rmse, infidelity, iou_at, top_patches
 
 GENERATOR = np.random.default_rng(0)

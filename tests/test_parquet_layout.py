@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core import parquet_split, pictures
-from core.domains import DomainError, PictureError, decode_picture, read_domain, write_parquet_split
+from core.data import parquet_split, pictures
+from core.data.domains import DomainError, PictureError, decode_picture, read_domain, write_parquet_split
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 CLASS_IDS = np.arange(12) % 3

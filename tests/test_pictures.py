@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from core.pictures import PictureError, decode_picture, encode_png
+from core.data.pictures import PictureError, decode_picture, encode_png
 
 # A smooth picture, so that lossy formats come close to it.
 ROWS, COLUMNS = np.mgrid[0:24, 0:32]

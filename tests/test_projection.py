@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.coalition_values import CoalitionEvaluator
-from core.flops import flops_per_evaluation, flops_per_picture
-from core.kernel_shap import sample_coalitions
+from core.games.coalition_values import CoalitionEvaluator
+from core.games.flops import flops_per_evaluation, flops_per_picture
 from core.model import load_base
-from sweep.config import ConfigError
-from sweep.projection import GPUS, IMAGENET_1K_TRAIN, project
+from core.shapley.kernel_shap import sample_coalitions
+from sweep.experiment.config import ConfigError
+from sweep.experiment.cost import GPUS, IMAGENET_1K_TRAIN, project
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from test_end_to_end import client, runs, sweep
 
 from core.statistics import pearson
-from sweep.store import Store
+from sweep.store.artifacts import Store
 
 
 @pytest.fixture(scope="module")

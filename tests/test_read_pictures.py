@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from core.domains import DomainError, decode_picture, read_pictures, write_parquet_split
+from core.data.domains import DomainError, decode_picture, read_pictures, write_parquet_split
 from core.model import prompt_class_names
 
 IMAGENET = Path(__file__).parent.parent.parent / "shared" / "data" / "imagenet"

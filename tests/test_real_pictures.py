@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from test_end_to_end import TINY, cells, runs, sweep
 
-from core.attribution_labels import AttributionLabels
-from core.domains import read_domain
-from sweep import stages
-from sweep.assembly import compute_result, load_result
-from sweep.driver import describe, make_plan
-from sweep.label_files import read_labels, write_labels
+from core.data.domains import read_domain
+from core.games.attribution_labels import AttributionLabels
+from sweep.commands.all_pairs import describe, make_plan
+from sweep.engines.trials import compute_pair
 from sweep.run import _parser, config_from
-from sweep.search import compute_pair
-from sweep.store import Store
-from sweep.sweep_labels import SweepLabels
+from sweep.stages import computations as stages
+from sweep.stages.assembly import compute_result, load_result
+from sweep.stages.label_files import read_labels, write_labels
+from sweep.stages.sweep_labels import SweepLabels
+from sweep.store.artifacts import Store
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -13,11 +13,11 @@ from synthetic_result import DOMAINS, synthetic_result
 
 from core.metrics import iou_at, top_patches
 from core.statistics import pearson
-from sweep.figures import draw_figures, example_rows, matrix_panel, similarity_correlations, trade_off
-from sweep.highlighting import faded, outline
-from sweep.report import render_html, terminal_summary, write_report
-from sweep.result import SweepResult
-from sweep.tables import REFERENCE_TITLES, best_pairs, chosen_pairs, headline
+from sweep.report.figures import draw_figures, example_rows, matrix_panel, similarity_correlations, trade_off
+from sweep.report.highlighting import faded, outline
+from sweep.report.report import render_html, terminal_summary, write_report
+from sweep.report.result import SweepResult
+from sweep.report.tables import REFERENCE_TITLES, best_pairs, chosen_pairs, headline
 
 
 class _Page(HTMLParser):

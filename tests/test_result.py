@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from synthetic_result import synthetic_result
 
-from sweep.result import CELL_COLUMNS, Example, ResultError, SweepResult
+from sweep.report.result import CELL_COLUMNS, Example, ResultError, SweepResult
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from core.metrics import e_rmse
 from sweep import run as command_line
-from sweep import stages
-from sweep.assembly import compute_result, load_result
-from sweep.driver import make_plan
-from sweep.plan import LABEL_SPLITS
-from sweep.search import compute_pair
-from sweep.store import Store
+from sweep.commands.all_pairs import make_plan
+from sweep.engines.trials import compute_pair
+from sweep.stages import computations as stages
+from sweep.stages.assembly import compute_result, load_result
+from sweep.stages.plan import LABEL_SPLITS
+from sweep.store.artifacts import Store
 
 ARGUMENTS = [
     *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--num-steps", "2"),

@@ -19,7 +19,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from sweep.store import Artifact, Store, StoreError, artifact_key
+from sweep.store.artifacts import Artifact, Store, StoreError, artifact_key
 
 KEY = artifact_key("stage", 1, {"a": 1}, [])
 PLACE = f"artifacts/{KEY[:2]}/{KEY}"

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from core.attribution_labels import Labeller, LabelSettings
-from core.coalition_values import CoalitionEvaluator
-from core.estimators import CoalitionPool, make_design
-from core.kernel_shap import kernel_size_distribution, sample_coalitions
+from core.games.attribution_labels import Labeller, LabelSettings
+from core.games.coalition_values import CoalitionEvaluator
+from core.games.patch_features import MAX_WIDTH, patch_features
 from core.model import load_base
-from core.patch_features import MAX_WIDTH, patch_features
-from core.residual_posterior import ResidualPrior, Residuals, ResidualSolver, draw_coalitions, fit_residual_prior, weights
-from core.size_adjustment import num_size_terms, zero_sum_basis
-from core.surrogate import LEAST_PICTURES, EvaluatedPictures, Surrogate, SurrogateFit, SurrogateNet, fit_surrogate
+from core.shapley.estimators import CoalitionPool, make_design
+from core.shapley.kernel_shap import kernel_size_distribution, sample_coalitions
+from core.shapley.residual_posterior import ResidualPrior, Residuals, ResidualSolver, draw_coalitions, fit_residual_prior, weights
+from core.shapley.size_adjustment import num_size_terms, zero_sum_basis
+from core.shapley.surrogate import LEAST_PICTURES, EvaluatedPictures, Surrogate, SurrogateFit, SurrogateNet, fit_surrogate
 
 M = 8
 NUM_COEFFICIENTS = M - 1 + 2 * num_size_terms(M)

@@ -19,10 +19,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils import validation
 
-from sweep import tracking
-from sweep.credentials import without_credentials
-from sweep.processes import is_alive_here, this_process
-from sweep.tracking import SweepRun, Tracker, TrackingError
+from sweep.record import tracking
+from sweep.record.tracking import SweepRun, Tracker, TrackingError
+from sweep.store.credentials import without_credentials
+from sweep.store.processes import is_alive_here, this_process
 
 SWEEP_KEY = "0123456789abcdef"
 EXPERIMENT = "all_pairs/miniature"
@@ -275,7 +275,7 @@ def test_drivers_that_start_at_the_same_moment_keep_one_run(tracker: Tracker, st
 
 DRIVER = """
 import os, signal, sys, time
-from sweep.tracking import Tracker
+from sweep.record.tracking import Tracker
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 tracker = Tracker(sys.argv[1], sys.argv[2])
 run = tracker.start_sweep(sys.argv[3], "all_pairs miniature", {})
@@ -316,7 +316,7 @@ def test_nothing_stays_running_after_kill_9(tracker: Tracker, kind: str) -> None
 
 def test_a_sweep_killed_while_it_starts_does_not_stay_running(tracker: Tracker) -> None:
     tracker.check()
-    code = "from sweep.tracking import SweepRun\nSweepRun._take_over = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    code = "from sweep.record.tracking import SweepRun\nSweepRun._take_over = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     driver = DRIVER.replace("tracker = ", code + "tracker = ", 1)
     ended = subprocess.run([sys.executable, "-c", driver, tracker.uri, EXPERIMENT, SWEEP_KEY, "plain"])
     assert ended.returncode == -signal.SIGKILL
@@ -417,14 +417,17 @@ def test_a_store_that_breaks_during_a_sweep_is_reported(tracker: Tracker, start:
 
 
 def test_importing_the_module_does_not_import_mlflow() -> None:
-    code = "import sys, sweep.tracking; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
+    code = "import sys, sweep.record.tracking; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_two_drivers_create_one_quiet_database(tmp_path: Path) -> None:
     directory = tmp_path / "with space"
     directory.mkdir()
-    code = f"from sweep.tracking import Tracker; t = Tracker(None, {EXPERIMENT!r}); t.check(); print(t.experiment_id, t.review_command())"
+    code = (
+        f"from sweep.record.tracking import Tracker; t = Tracker(None, {EXPERIMENT!r}); t.check(); "
+        "print(t.experiment_id, t.review_command())"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": directory, "env": environment}
     drivers = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]

@@ -1,0 +1,134 @@
+"""What a sweep is to do: frozen, typed, checked. Every field that changes a number enters the keys of the artifacts it changes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from core.finetune import Recipe
+from core.games.attribution_labels import LabelSettings
+
+SearchMethod = Literal["optuna", "grid"]
+Selection = Literal["validation", "test"]
+Device = Literal["cpu", "cuda"]
+
+
+class ConfigError(ValueError):
+    """A sweep that cannot be run as asked; the message names the fix."""
+
+
+@dataclass(frozen=True)
+class DomainSource:
+    """Where a domain comes from.
+
+    location: `miniature:NAME` (drawn at first use), a directory, or a URL fsspec knows (`hf://datasets/...`).
+    templates: prompt templates with one `{}` each; None takes the domain's own or the reader's default.
+    epochs: overrides the recipe's length for this domain.
+    """
+
+    name: str
+    location: str
+    templates: tuple[str, ...] | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which pictures of a domain are used. None: all."""
+
+    max_train_pictures: int | None = None
+    max_test_pictures: int | None = None
+    validation_share: float = 0.1
+    max_corrupt_share: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_pictures", "max_test_pictures"):
+            value = getattr(self, name)
+            if value is not None and value < 2:
+                raise ConfigError(f"{name} must be at least 2, not {value}")
+        if not 0.0 < self.validation_share < 1.0:
+            raise ConfigError(f"validation_share must lie between 0 and 1, not {self.validation_share}")
+        if not 0.0 <= self.max_corrupt_share < 1.0:
+            raise ConfigError(f"max_corrupt_share must lie in [0, 1), not {self.max_corrupt_share}")
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """Labels of each split. None: every picture of the split; the accuracy is always measured on all.
+
+    train, validation, test: settings of each split's labels.
+    num_ceiling: test pictures that are labelled a second time, with other coalitions, to see how well two draws agree.
+    """
+
+    train: LabelSettings
+    validation: LabelSettings
+    test: LabelSettings
+    max_train: int | None = None
+    max_test: int | None = None
+    num_ceiling: int = 16
+    shard_size: int = 64
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The search over alpha and lambda2 for each (source, target) pair.
+
+    alphas: each costs one training a source domain. lambdas: the grid's lambda2 values, or the two ends of the range Optuna searches.
+    num_trials: points an Optuna study evaluates. min_normalized_accuracy: the constraint a chosen point must meet on the split it is
+    chosen on. select: the split that alpha and lambda2 are chosen on.
+    """
+
+    method: SearchMethod = "optuna"
+    alphas: tuple[float, ...] = (0.5,)
+    lambdas: tuple[float, ...] = (0.0, 1.2)
+    num_trials: int = 16
+    lambda1: float = 1.0
+    min_normalized_accuracy: float = 0.95
+    select: Selection = "validation"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for alpha in self.alphas:
+            if not 0.0 <= alpha <= 1.0:
+                raise ConfigError(f"alpha must lie in [0, 1], not {alpha}")
+            if alpha == 1.0:
+                raise ConfigError("alpha = 1 is prediction-only training, whose explainability vector is zero: leave it out")
+        if not self.alphas or len(set(self.alphas)) < len(self.alphas):
+            raise ConfigError(f"give at least one alpha, each once: {list(self.alphas)}")
+        if not self.lambdas or not all(math.isfinite(v) for v in self.lambdas):
+            raise ConfigError(f"give at least one finite lambda2, not {list(self.lambdas)}")
+        if self.method == "optuna" and (len(self.lambdas) != 2 or self.lambdas[0] >= self.lambdas[1]):
+            raise ConfigError(f"for Optuna, lambdas are the two ends of its range, lowest first, not {list(self.lambdas)}")
+        if self.num_trials < 1:
+            raise ConfigError(f"a study needs at least one trial, not {self.num_trials}")
+        if not 0.0 <= self.min_normalized_accuracy <= 1.0:
+            raise ConfigError(f"min_normalized_accuracy must lie in [0, 1], not {self.min_normalized_accuracy}")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A whole sweep over all ordered pairs of its domains."""
+
+    suite: str
+    base: str
+    domains: tuple[DomainSource, ...]
+    data: DataSettings
+    recipe: Recipe
+    labels: LabelPlan
+    search: SearchSettings
+    device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        names = [domain.name for domain in self.domains]
+        if len(names) < 2:
+            raise ConfigError(f"a sweep over pairs needs at least two domains, there is {len(names)}")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"two domains are called {twice[0]!r}: rename one of the directories")
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All (source, target) pairs, by source."""
+        return [(s.name, t.name) for s in self.domains for t in self.domains if s != t]

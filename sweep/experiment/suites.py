@@ -1,0 +1,94 @@
+"""The suites: functions that return a configuration. A variant is a suite with changed fields (`dataclasses.replace`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from core import miniature as drawings
+from core.finetune import Recipe
+from core.games.attribution_labels import LabelSettings, fast_precision
+from core.model import MINIATURE
+from sweep.experiment.config import DataSettings, DomainSource, LabelPlan, SearchSettings, SweepConfig
+
+DRAWN = "miniature:"
+"""Prefix of the location of a domain that is drawn."""
+
+
+def miniature() -> SweepConfig:
+    """Eight drawn domains that mirror the paper's, 56 pairs, on the tiny base in this package: minutes on two cores.
+
+    Labels are size-adjusted: about the error of plain Kernel SHAP at twice the evaluations (`benchmarks/labels.py`).
+    """
+    precision = fast_precision("cpu")
+    return SweepConfig(
+        suite="miniature",
+        base=MINIATURE,
+        domains=tuple(DomainSource(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
+        data=DataSettings(max_train_pictures=250, max_test_pictures=120),
+        recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=200, warmup_steps=20),
+        labels=LabelPlan(
+            train=LabelSettings(budget=224, precision=precision, estimator="size_adjusted"),
+            validation=LabelSettings(budget=224, pool_size=8, precision=precision, num_perturbations=64, estimator="size_adjusted"),
+            test=LabelSettings(budget=448, pool_size=8, precision=precision, num_perturbations=64, estimator="size_adjusted"),
+            max_test=40,
+            num_ceiling=10,
+        ),
+        search=SearchSettings(alphas=(0.2, 0.5), num_trials=16),
+    )
+
+
+def own_domains(domains: Sequence[DomainSource]) -> SweepConfig:
+    """The user's own image sets with the miniature's base and recipe; `--base` takes a larger model."""
+    template = miniature()
+    return SweepConfig(
+        suite="own",
+        base=template.base,
+        domains=tuple(domains),
+        data=DataSettings(max_train_pictures=1000, max_test_pictures=200),
+        recipe=template.recipe,
+        labels=template.labels,
+        search=template.search,
+    )
+
+
+def paper() -> SweepConfig:
+    """Section 5.1 of the paper: ViT-B/32 (DataComp-1B), eight data sets, alpha 0.1 to 0.9, lambda2 0.0 to 1.2, for a GPU cluster.
+
+    The fine-tuning recipe is the one customary for ViT-B/32 in the task-arithmetic literature.
+    """
+    mirrors = (
+        ("cars", "tanganke/stanford_cars", 35, ("a photo of a {}, a type of car.", "a photo of the {}.", "a photo of my {}.")),
+        ("dtd", "tanganke/dtd", 76, ("a photo of a {} texture.", "a photo of a {} pattern.", "a photo of a {} thing.")),
+        ("eurosat", "tanganke/eurosat", 12, ("a centered satellite photo of {}.", "a satellite photo of {}.")),
+        ("gtsrb", "tanganke/gtsrb", 11, ('a zoomed in photo of a "{}" traffic sign.', 'a close up photo of a "{}" traffic sign.')),
+        ("resisc45", "tanganke/resisc45", 15, ("satellite imagery of {}.", "aerial imagery of {}.", "satellite photo of {}.")),
+        ("sun397", "tanganke/sun397", 14, ("a photo of a {}.", "a photo of the {}.")),
+        ("svhn", "ufldl-stanford/svhn/cropped_digits", 4, ('a photo of the number: "{}".',)),
+        ("mnist", "ylecun/mnist/mnist", 5, ('a photo of the number: "{}".',)),
+    )
+    return SweepConfig(
+        suite="paper",
+        base="ViT-B-32:datacomp_xl_s13b_b90k",
+        domains=tuple(
+            DomainSource(name, f"hf://datasets/{path}", templates, epochs) for name, path, epochs, templates in mirrors
+        ),
+        data=DataSettings(),
+        recipe=Recipe(learning_rate=1e-5, batch_size=128, epochs=10, warmup_steps=500, weight_decay=0.1, precision="bfloat16"),
+        labels=LabelPlan(
+            train=LabelSettings(budget=500, precision="bfloat16"),
+            validation=LabelSettings(budget=500, pool_size=8, precision="bfloat16", num_perturbations=64),
+            test=LabelSettings(budget=1024, pool_size=8, precision="bfloat16", num_perturbations=64),
+            max_test=2000,
+            num_ceiling=64,
+            shard_size=256,
+        ),
+        search=SearchSettings(
+            method="grid",
+            alphas=tuple(round(0.1 * i, 1) for i in range(1, 10)),
+            lambdas=tuple(round(0.1 * i, 1) for i in range(13)),
+        ),
+        device="cuda",
+    )
+
+
+SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": miniature, "paper": paper}

@@ -1,0 +1,209 @@
+"""The numbers that the report, the figures and the terminal show, derived from a SweepResult in one place."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sweep.report.result import PAIR_COLUMNS, REFERENCE_COLUMNS, REFERENCES, SCORE_COLUMNS, SweepResult
+
+REFERENCE_TITLES = {
+    "zero_predictor": "zero predictor",
+    "mean_map": "mean map",
+    "other_mean_map": "other domain's mean map",
+    "chance": "chance",
+    "prediction_only": "prediction-only",
+    "zero_shot": "zero-shot",
+    "supervised": "supervised",
+    "label_ceiling": "label ceiling",
+}
+SCORE_TITLES = {
+    "accuracy": "accuracy",
+    "normalized_accuracy": "normalised accuracy",
+    "e_rmse": "E-RMSE",
+    "normalized_e_rmse": "normalised E-RMSE",
+    "e_rmse_at_best_scale": "E-RMSE at best scale",
+    "correlation": "correlation",
+    "iou_at_1": "IoU@1",
+    "iou_at_10": "IoU@10",
+    "infidelity": "infidelity",
+    "infidelity_at_best_scale": "infidelity at best scale",
+}
+LOWER_IS_BETTER = {c for c in SCORE_COLUMNS if "e_rmse" in c or "infidelity" in c}
+
+# "While keeping 90 % of the accuracy", section 5.1: a pair that explains well and classifies badly is no success.
+KEPT_ACCURACY = 0.9
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many of the chosen pairs score better than a reference on the same target domain."""
+
+    num_better: int
+    num_compared: int
+
+    def __str__(self) -> str:
+        return f"{self.num_better} of {self.num_compared}"
+
+
+def reference_scores(result: SweepResult) -> pd.DataFrame:
+    """The reference rows with normalised scores filled in where they follow from the prediction-only row."""
+    references = result.references.copy()
+    prediction_only = references[references["reference"] == "prediction_only"].drop_duplicates("domain")
+    divisors = prediction_only.set_index("domain").reindex(references["domain"])
+    for score in ("accuracy", "e_rmse"):
+        divisor = divisors[score].to_numpy(dtype=float)
+        quotient = references[score] / np.where(divisor > 0, divisor, np.nan)
+        references[f"normalized_{score}"] = references[f"normalized_{score}"].fillna(quotient)
+    return references
+
+
+def chosen_pairs(result: SweepResult) -> pd.DataFrame:
+    """One row a finished pair: the chosen point's scores on test and the similarities at its alpha."""
+    cells = result.cells
+    pairs = cells[(cells["split"] == "test") & cells["is_chosen"]].assign(alpha_key=_alpha_key)
+    similarities = result.similarities.assign(alpha_key=_alpha_key).drop(columns="alpha")
+    pairs = pairs.merge(similarities, how="left", on=[*PAIR_COLUMNS, "alpha_key"], validate="one_to_one")
+    order = {name: position for position, name in enumerate(result.domains)}
+    pairs = pairs.sort_values(list(PAIR_COLUMNS), key=lambda names: names.map(order), ignore_index=True)
+    return pairs.drop(columns="alpha_key")
+
+
+def pair_references(result: SweepResult) -> pd.DataFrame:
+    """For every finished pair and reference, the reference's scores on the pair's target domain.
+
+    Columns: source_domain, target_domain, reference, SCORE_COLUMNS. `supervised` is the model trained at the pair's
+    own alpha; where it was not trained at that alpha the scores are NaN, as for a reference that the domain lacks.
+    """
+    by_key = {
+        (row.domain, row.reference, None if math.isnan(row.alpha) else round(row.alpha, 9)): row
+        for row in reference_scores(result).itertuples()
+    }
+    rows = []
+    for pair in chosen_pairs(result).itertuples():
+        for reference in REFERENCES:
+            found = by_key.get((pair.target_domain, reference, round(pair.alpha, 9)))
+            found = found or by_key.get((pair.target_domain, reference, None))
+            scores = {score: getattr(found, score, math.nan) for score in SCORE_COLUMNS}
+            rows.append(
+                {"source_domain": pair.source_domain, "target_domain": pair.target_domain, "reference": reference}
+                | scores
+            )
+    return pd.DataFrame(rows)
+
+
+def reference_of_pairs(result: SweepResult, reference: str, score: str) -> pd.Series:
+    """One reference's score for every chosen pair, in the order of `chosen_pairs`."""
+    long = pair_references(result)
+    return long.loc[long["reference"] == reference, score].reset_index(drop=True)
+
+
+def headline(result: SweepResult) -> pd.DataFrame:
+    """Mean scores over the finished pairs: row `transferred`, then every reference. Undefined scores are left out."""
+    scores = list(SCORE_COLUMNS)
+    references = pair_references(result).groupby("reference")[scores].mean().reindex(list(REFERENCES))
+    transferred = chosen_pairs(result)[scores].mean().to_frame("transferred").T
+    return pd.concat([transferred, references])
+
+
+def num_better(result: SweepResult, reference: str, score: str) -> Comparison:
+    """How many chosen pairs beat `reference` in `score`; pairs where either is undefined are not compared."""
+    transferred = chosen_pairs(result)[score]
+    bar = reference_of_pairs(result, reference, score)
+    is_better = transferred < bar if score in LOWER_IS_BETTER else transferred > bar
+    is_compared = transferred.notna() & bar.notna()
+    return Comparison(int((is_better & is_compared).sum()), int(is_compared.sum()))
+
+
+def best_pairs(result: SweepResult, num_pairs: int = 10) -> pd.DataFrame:
+    """The chosen pairs with the highest IoU@10, those that keep KEPT_ACCURACY of the accuracy first."""
+    pairs = chosen_pairs(result)
+    pairs = pairs.assign(keeps_accuracy=pairs["normalized_accuracy"] >= KEPT_ACCURACY)
+    return pairs.sort_values(
+        ["keeps_accuracy", "iou_at_10", "correlation"], ascending=False, na_position="last", kind="stable"
+    ).head(num_pairs)
+
+
+def domain_table(result: SweepResult) -> pd.DataFrame:
+    """For each target domain its references, and the mean and the best (IoU@10) of the pairs that transfer to it.
+
+    Columns: domain, model, alpha, SCORE_COLUMNS. `model` is a reference, `transferred_mean` or `transferred_best`.
+    """
+    pairs = chosen_pairs(result)
+    references = reference_scores(result).rename(columns={"reference": "model"})
+    order = {name: position for position, name in enumerate(REFERENCES)}
+    blocks = []
+    for domain in result.domains:
+        to_domain = pairs[pairs["target_domain"] == domain]
+        block = references[references["domain"] == domain]
+        block = block.sort_values(["model", "alpha"], key=lambda v: v.map(order) if v.name == "model" else v)
+        if not to_domain.empty:
+            best = to_domain.sort_values("iou_at_10", ascending=False, kind="stable").iloc[0]
+            mean = to_domain[list(SCORE_COLUMNS)].mean()
+            rows = [
+                {"domain": domain, "model": "transferred_mean", "alpha": math.nan, **mean},
+                {"domain": domain, "model": "transferred_best", "alpha": best["alpha"], **best[list(SCORE_COLUMNS)]},
+            ]
+            block = pd.concat([pd.DataFrame(rows), block]) if len(block) else pd.DataFrame(rows)
+        blocks.append(block)
+    columns = ["model" if c == "reference" else c for c in REFERENCE_COLUMNS]
+    return pd.concat(blocks, ignore_index=True)[columns]
+
+
+def matrix(result: SweepResult, values: pd.DataFrame, column: str) -> pd.DataFrame:
+    """[N, N] frame of `column` with a row a source domain and a column a target domain; NaN where there is none."""
+    square = values.pivot(index="source_domain", columns="target_domain", values=column)
+    return square.reindex(index=list(result.domains), columns=list(result.domains))
+
+
+def coefficient_curves(result: SweepResult, score: str) -> pd.DataFrame:
+    """`score` against lambda2 for each target domain: index lambda2, a column a target, the mean over its sources.
+
+    Of each pair the cells at its chosen alpha and lambda1 count. Pairs may have been evaluated at different lambda2:
+    between two of its own points a pair is taken as straight, and beyond them it is left out of the mean. A lambda2
+    that fewer than half of a target's sources reach is NaN: the mean would jump as sources drop out.
+    Split: `curve_split`.
+    """
+    cells = result.cells[result.cells["split"] == curve_split(result)].dropna(subset=[score])
+    lambdas = np.unique(cells["lambda2"].round(9))
+    if len(lambdas) > 40:  # a sampler that draws freely gives every pair its own points: a grid of them is noise
+        lambdas = np.linspace(lambdas[0], lambdas[-1], 25)
+    curves: dict[str, list[np.ndarray]] = {domain: [] for domain in result.domains}
+    for pair in chosen_pairs(result).itertuples():
+        of_pair = cells[
+            (cells["source_domain"] == pair.source_domain)
+            & (cells["target_domain"] == pair.target_domain)
+            & np.isclose(cells["alpha"], pair.alpha)
+            & np.isclose(cells["lambda1"], pair.lambda1)
+        ]
+        points = of_pair.groupby(of_pair["lambda2"].round(9))[score].mean()
+        if len(points):
+            curve = np.interp(lambdas, points.index, points.to_numpy(), left=math.nan, right=math.nan)
+            curves[pair.target_domain].append(curve)
+    columns = {domain: _mean_where_half_known(found, len(lambdas)) for domain, found in curves.items()}
+    return pd.DataFrame(columns, index=pd.Index(lambdas, name="lambda2"))
+
+
+def curve_split(result: SweepResult) -> str:
+    """The split that the searched cells are on."""
+    return "validation" if (result.cells["split"] == "validation").any() else "test"
+
+
+def missing_pairs(result: SweepResult) -> list[tuple[str, str]]:
+    """Ordered pairs of the domains that have no chosen row on test."""
+    finished = set(chosen_pairs(result)[list(PAIR_COLUMNS)].itertuples(index=False, name=None))
+    return [(s, t) for s in result.domains for t in result.domains if s != t and (s, t) not in finished]
+
+
+def _alpha_key(frame: pd.DataFrame) -> pd.Series:
+    return frame["alpha"].round(9)
+
+
+def _mean_where_half_known(curves: Sequence[np.ndarray], length: int) -> np.ndarray:
+    if not curves:
+        return np.full(length, math.nan)
+    stacked = np.stack(curves)
+    num_known = (~np.isnan(stacked)).sum(axis=0)
+    return np.where(2 * num_known >= len(curves), np.nansum(stacked, axis=0) / np.maximum(num_known, 1), math.nan)

@@ -1,0 +1,159 @@
+"""Leases: of several processes that want the same artifact, one holds the lease and computes it.
+
+A lease is a small file, created exclusively where the filesystem can (a local disk; object stores by conditional writes) and renewed by a
+thread. The lease of a dead process is taken over: at once on the same machine, after EXPIRY_S without renewal elsewhere. Where
+exclusive creation is not to be had two processes may both compute; the first to publish wins, so that this costs time alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from sweep.store.processes import is_alive_here, is_of_this_host, this_process
+
+RENEWAL_S = 5.0
+EXPIRY_S = 60.0
+BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}
+
+
+def has_directories(filesystem: AbstractFileSystem) -> bool:
+    """False for buckets: a directory is a prefix of names there, and to make one would create a bucket that was only misspelt."""
+    protocols = [filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol
+    return BUCKET_PROTOCOLS.isdisjoint(protocols)
+
+
+def create_file(filesystem: AbstractFileSystem, path: str, content: bytes) -> bool:
+    """Create a file unless it exists; whether it was created. Of several at once one succeeds, if the filesystem can tell."""
+    if filesystem.exists(path):
+        return False
+    if has_directories(filesystem):
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    try:
+        if isinstance(filesystem, LocalFileSystem):  # its pipe_file looks first and writes then
+            with open(path, "xb") as stream:
+                stream.write(content)
+        else:
+            filesystem.pipe_file(path, content, mode="create")
+    except FileExistsError:
+        return False
+    except (TypeError, ValueError, NotImplementedError):  # no exclusive creation on this filesystem
+        filesystem.pipe_file(path, content)
+    except OSError as error:
+        if error.errno == errno.EBUSY:  # how s3fs tells that another conditional write to this name is under way
+            return False
+        if error.errno != errno.ENOSYS:
+            raise
+        filesystem.pipe_file(path, content)  # a server that speaks S3 without conditional writes
+    return True
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who holds a lease (token: one holding of it, process: as in `processes`) and when it was last renewed, s since the epoch."""
+
+    token: str
+    process: str
+    renewed: float
+
+    @staticmethod
+    def of_this_process(token: str) -> Lease:
+        return Lease(token, this_process(), time.time())
+
+    @property
+    def content(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @property
+    def is_expired(self) -> bool:
+        if is_of_this_host(self.process) and not is_alive_here(self.process):
+            return True
+        return time.time() - self.renewed > EXPIRY_S
+
+
+class Leases:
+    """Leases in one directory of a filesystem."""
+
+    def __init__(self, filesystem: AbstractFileSystem, directory: str) -> None:
+        self._fs, self._directory = filesystem, directory
+
+    @contextlib.contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Whether the lease is ours inside the `with`; it is given back at its end, whatever happens in it."""
+        path = f"{self._directory}/{name}"
+        token = uuid.uuid4().hex
+        if not self._acquire(path, token):
+            yield False
+            return
+        stopped = threading.Event()
+        renewal = threading.Thread(target=self._renew, args=(path, token, stopped), daemon=True)
+        try:
+            renewal.start()
+            yield True
+        finally:
+            stopped.set()
+            renewal.join()
+            with contextlib.suppress(Exception):  # what was computed is published: a lease that stays behind lapses by itself
+                if self._is_held(path, token):
+                    self._fs.rm_file(path)
+
+    def _acquire(self, path: str, token: str) -> bool:
+        if self._create(path, token):
+            return True
+        holder = self._read(path)
+        if holder is None or not holder.is_expired:
+            return False
+        # Of several that find a dead holder one removes its lease: the one whose own mark on it is created.
+        mark = f"{path}.{holder.token}"
+        if not self._create(mark, token):
+            marked = self._read(mark)
+            if marked is not None and marked.is_expired:
+                self._remove(mark)
+            return False
+        try:
+            current = self._read(path)
+            if current is not None and current.token == holder.token and current.is_expired:
+                self._remove(path)
+            return self._create(path, token)
+        finally:
+            self._remove(mark)
+
+    def _create(self, path: str, token: str) -> bool:
+        """Create the file unless it exists; whether it is ours."""
+        self._fs.invalidate_cache()
+        return create_file(self._fs, path, Lease.of_this_process(token).content) and self._is_held(path, token)
+
+    def _renew(self, path: str, token: str, stopped: threading.Event) -> None:
+        while not stopped.wait(RENEWAL_S):
+            with contextlib.suppress(Exception):  # a network that fails for a moment: the next renewal is still in time
+                if not self._is_held(path, token):
+                    return
+                self._fs.pipe_file(path, Lease.of_this_process(token).content)
+
+    def _is_held(self, path: str, token: str) -> bool:
+        lease = self._read(path)
+        return lease is not None and lease.token == token
+
+    def _read(self, path: str) -> Lease | None:
+        """The lease; None where there is none. One that cannot be read is as old as its file: its holder may be writing it, or be dead."""
+        self._fs.invalidate_cache()
+        try:
+            try:
+                return Lease(**json.loads(self._fs.cat_file(path)))
+            except (ValueError, TypeError):
+                return Lease("unreadable", "", self._fs.modified(path).timestamp())
+        except FileNotFoundError:
+            return None
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(path)
