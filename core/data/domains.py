@@ -59,6 +59,7 @@ class Domain:
     splits: Mapping[str, Split]  # "train" and "test"
     fingerprint: str
     source: str = ""  # where it was read, for the record: of a Hub data set with its commit
+    quick_fingerprint: str = ""  # of the files' names, sizes and times: that they are still the same
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,18 @@ class LabelledPictures:
 
 
 def read_domain(
-    path_or_url: str | os.PathLike[str], *, name: str | None = None, templates: Sequence[str] | None = None
+    path_or_url: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    templates: Sequence[str] | None = None,
+    checks_content: bool = True,
 ) -> Domain:
     """Read and check the domain at a directory or URL, without decoding a picture.
 
     Parquet in the Hugging Face image layout (`train*.parquet`, `data/train-00000-of-00002.parquet`, `train/*.parquet`),
     an image folder (`train/<class>/...`, or `<class>/...`), or `hf://datasets/owner/name[@revision][/path]` to either.
     A validation split is the test split where there is no labelled test split; a warning says so. Local files are read
-    once for the fingerprint. Raises DomainError, with the file and the fix.
+    once for the fingerprint; without `checks_content` it is the quick one. Raises DomainError, with the file and the fix.
     """
     checked_templates = _check_templates(DEFAULT_TEMPLATES if templates is None else templates)
     directory = open_data_directory(path_or_url)
@@ -95,7 +100,9 @@ def read_domain(
         splits, class_names, files = _read_folder(directory, listing)
     _check_class_names(directory, class_names)
     _check_splits(directory, class_names, splits)
-    return Domain(name, class_names, checked_templates, splits, directory.fingerprint(files), source=str(directory))
+    quick = directory.quick_fingerprint(files)
+    fingerprint = directory.fingerprint(files) if checks_content else quick
+    return Domain(name, class_names, checked_templates, splits, fingerprint, str(directory), quick)
 
 
 def read_pictures(

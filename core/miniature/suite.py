@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from core.data.pictures import encode_png
 from core.miniature import aerial, digits, scenes, signs, textures, vehicles
 from core.miniature.canvas import PICTURE_SIZE, Rng, finish
 
@@ -71,28 +72,50 @@ def domain_spec(name: str) -> MiniatureDomain:
     return MiniatureDomain(name, drawn.class_names, templates)
 
 
-def draw_split(name: str, split: Split, num_pictures: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first pictures of a split: uint8 [num_pictures, 56, 56, 3] and class ids, int64 [num_pictures].
+class DrawnSplit:
+    """The first pictures of a split, each drawn when it is asked for: a data set whose files are a seed.
 
-    Every run of as many pictures as there are classes holds each class once. A picture depends on its place in the
-    split, not on `num_pictures`: asking for more gives the same ones first. ValueError for an unknown domain or split.
+    Every run of as many pictures as there are classes holds each class once. A picture depends on its place in the split, not on
+    `num_pictures`: asking for more gives the same ones first. ids: as of a Parquet split that `write_parquet_split` wrote of them;
+    class_ids: int64 [num_pictures]. Raises ValueError for an unknown domain or split.
     """
-    drawn = _drawn(name)
-    if split not in ("train", "test"):
-        raise ValueError(f'no split is called {split!r}; use "train" or "test"')
-    stream = (seed, DOMAIN_NAMES.index(name), int(split == "test"))
-    num_classes = len(drawn.class_names)
-    class_ids = np.empty(num_pictures, np.int64)
+
+    def __init__(self, name: str, split: Split, num_pictures: int, seed: int = 0) -> None:
+        self._drawn = _drawn(name)
+        if split not in ("train", "test"):
+            raise ValueError(f'no split is called {split!r}; use "train" or "test"')
+        self._split, self._name = split, name
+        self._stream = (seed, DOMAIN_NAMES.index(name), int(split == "test"))
+        num_classes = len(self._drawn.class_names)
+        rounds = range(-(-num_pictures // num_classes))
+        orders = [np.random.default_rng((*self._stream, 0, round_)).permutation(num_classes) for round_ in rounds]
+        self.class_ids = np.concatenate([np.empty(0, np.int64), *orders])[:num_pictures].astype(np.int64)
+        self.ids = [f"{split}/{index:06d}.png" for index in range(num_pictures)]
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int, int]]:
+        return DrawnSplit, (self._name, self._split, len(self), self._stream[0])
+
+    def pixels(self, index: int) -> np.ndarray:
+        """One picture, uint8 [56, 56, 3]."""
+        rng = np.random.default_rng((*self._stream, 1, index))
+        image = self._drawn.draw(rng, self._drawn.class_names[self.class_ids[index]], self._split == "test")
+        return finish(image, rng, self._drawn.pixel_noise)
+
+    def read_bytes(self, index: int) -> bytes:
+        """One picture as a PNG file."""
+        return encode_png(self.pixels(index))
+
+
+def draw_split(name: str, split: Split, num_pictures: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures of a `DrawnSplit`: uint8 [num_pictures, 56, 56, 3] and class ids, int64 [num_pictures]."""
+    drawn = DrawnSplit(name, split, num_pictures, seed)
     pictures = np.empty((num_pictures, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     for index in range(num_pictures):
-        round_, place = divmod(index, num_classes)
-        if place == 0:
-            order = np.random.default_rng((*stream, 0, round_)).permutation(num_classes)
-        class_ids[index] = order[place]
-        rng = np.random.default_rng((*stream, 1, index))
-        image = drawn.draw(rng, drawn.class_names[order[place]], split == "test")
-        pictures[index] = finish(image, rng, drawn.pixel_noise)
-    return pictures, class_ids
+        pictures[index] = drawn.pixels(index)
+    return pictures, drawn.class_ids
 
 
 def _drawn(name: str) -> _Drawn:

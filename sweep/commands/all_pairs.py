@@ -1,208 +1,217 @@
-"""Runs a sweep: checks everything that can be checked first, then the missing stages in order, then the report."""
+"""`python -m sweep.run all_pairs`: section 5.1 of the paper, and sweeps over any sources and targets. Options to configuration."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from core.data.domains import read_domain
-from core.model import load_base
-from core.shapley.estimators import LEARNED, make_design
-from sweep.engines import cluster, interruption
-from sweep.engines import shards as labelling
-from sweep.engines.progress import Progress, duration, polled
-from sweep.experiment.config import ConfigError, SweepConfig
-from sweep.experiment.suites import DRAWN
-from sweep.record.recording import record
-from sweep.record.tracking import SweepRun, Tracker
-from sweep.report.report import terminal_summary
-from sweep.report.result import SweepResult
-from sweep.stages import computations as stages
-from sweep.stages.assembly import compute_result, load_result
-from sweep.stages.plan import DomainFacts, Plan
-from sweep.stages.sweep_labels import SweepLabels
-from sweep.store.artifacts import Store
+from core.data.domains import DomainError
+from core.finetune import Recipe
+from core.merging import MERGE_RULES
+from core.shapley.estimators import ESTIMATORS
+from sweep.commands.options import add_places, changed, numbers, places_from
+from sweep.commands.sweep import describe_sweep, run_sweep
+from sweep.experiment.config import ConfigError, DomainLocation, SweepConfig
+from sweep.experiment.suites import DRAWN, SUITES, own_domains
+
+NAME = "all_pairs"
+HELP = "transfer explanations between all pairs of domains"
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a sweep runs and writes. None: this machine's default."""
-
-    store: str
-    address: str | None = None
-    tracking_uri: str | None = None
-    num_workers: int | None = None
-    gpus_per_worker: float = 1.0
-
-
-def make_plan(config: SweepConfig) -> Plan:
-    """Check base, domains and label budgets, and give the plan. Nothing is computed or written.
-
-    Raises ValueError (of the part that found it) naming the fix.
-    """
-    base = load_base(config.base)
-    for settings in (config.labels.train, config.labels.validation, config.labels.test):
-        if settings.estimator in LEARNED:
-            raise ConfigError(
-                f"a sweep learns no estimator ({settings.estimator}): choose another, or label with `python -m sweep.run label`"
-            )
-        try:
-            make_design(settings.estimator, base.num_patches, settings.budget, l1_reg=settings.l1_reg)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-    facts: dict[str, DomainFacts] = {}
-    for source in config.domains:
-        if source.location.startswith(DRAWN):
-            found = stages.domain_facts_of_drawing(source.location.removeprefix(DRAWN), config.data)
-            facts[source.name] = DomainFacts(*found, source=source.location)
-        else:
-            domain = read_domain(source.location, name=source.name, templates=source.templates)
-            facts[source.name] = DomainFacts(domain.fingerprint, domain.class_names, domain.templates, domain.source)
-    return Plan(config, base.fingerprint, base.preprocessing, facts)
-
-
-def describe(plan: Plan) -> str:
-    """What a sweep will cost, over all stages, before what exists already is taken off."""
-    config = plan.config
-    labels = config.labels
-    limits = [
-        f"at most {most} {split} pictures"
-        for split, most in (("train", config.data.max_train_pictures), ("test", config.data.max_test_pictures))
-        if most is not None
-    ]
-    return (
-        f"{len(plan.domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
-        f"{len(plan.models)} models to train "
-        f"({len(plan.domains)} prediction-only + {len(plan.domains)} x {len(config.search.alphas)} alphas); "
-        f"{labels.train.estimator} labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations; "
-        + (
-            f"{config.search.num_trials} Optuna trials a pair"
-            if config.search.method == "optuna"
-            else f"a grid of {len(config.search.alphas)} alphas x {len(config.search.lambdas)} lambdas a pair"
-        )
-    )
-
-
-def run_sweep(config: SweepConfig, places: Places, say: Callable[[str], None] = print) -> SweepResult:
-    """Run a sweep to its end, or continue it. Only what is missing in the store is computed.
-
-    On KeyboardInterrupt and on errors the MLflow run is closed and everything finished stays. Raises ValueError subclasses for bad
-    input, before any computation.
-    """
-    started = time.monotonic()
-    plan = make_plan(config)
-    store = Store(places.store)
-    store.check_writable()
-    tracker = Tracker(places.tracking_uri, f"all_pairs/{config.suite}")
-    tracker.check()
-    say(f"Suite {config.suite}, base {config.base}, store {places.store}\n{describe(plan)}")
-    key = plan.result().key
-    parameters = {"suite": config.suite, "base": config.base, "num_domains": len(plan.domains), "num_pairs": len(config.pairs)}
-    sweep_run = tracker.start_sweep(
-        key, f"all_pairs {config.suite} {key[:8]}", {**parameters, **_flat_settings(config)}, {"suite": config.suite}
-    )
-    try:
-        with interruption.remembered():
-            result = _run_stages(plan, store, places, sweep_run, say)
-    except KeyboardInterrupt:
-        sweep_run.finish("KILLED")
-        say("\nStopped. Everything finished is in the store: the same command continues from here.")
-        raise
-    except BaseException:
-        sweep_run.finish("FAILED")
-        raise
-    sweep_run.finish("FINISHED")
-    artifact = store.open(key)
-    say("\n" + terminal_summary(result))
-    say(f"\nReport: {artifact.path('report.html')}\nReview: {tracker.review_command()}   ({duration(time.monotonic() - started)})")
-    return result
-
-
-def _flat_settings(config: SweepConfig) -> dict[str, Any]:
-    return {
-        "alphas": list(config.search.alphas),
-        "lambdas": list(config.search.lambdas),
-        "lambda1": config.search.lambda1,
-        "search": config.search.method,
-        "select": config.search.select,
-        "label_estimator": config.labels.train.estimator,
-        "label_budget": config.labels.train.budget,
-        "test_label_budget": config.labels.test.budget,
-        "device": config.device,
-    }
-
-
-def _run_stages(plan: Plan, store: Store, places: Places, sweep_run: SweepRun, say: Callable[[str], None]) -> SweepResult:
-    result_stage = plan.result()
-    if store.exists(result_stage.key):
-        say("Everything is in the store already: nothing to train, label or evaluate.")
-        artifact = store.open(result_stage.key)
-    else:
-        threading.Thread(target=_import_engines, daemon=True).start()
-        with cluster.connected(places.address, plan.config.device, places.num_workers, places.gpus_per_worker) as workers:
-            _compute_missing(plan, store, workers, say)
-            interruption.check()
-            say("  report")
-            artifact = compute_result(plan, store)
-    result = load_result(artifact)
-    if not sweep_run.already_finished:
-        record(plan, store, sweep_run, artifact, result)
-    return result
-
-
-def _import_engines() -> None:
-    """Import what the later stages need while the first ones run: seconds each."""
-    import sweep.engines.training  # noqa: F401
-
-
-def _compute_missing(plan: Plan, store: Store, workers: cluster.Workers, say: Callable[[str], None]) -> None:
-    """The stages in order; each only for what is not in the store."""
-    domains = [d for d in plan.domains if not store.exists(plan.pictures(d).key)]
-    if domains:
-        progress = Progress("pictures", len(domains), "domains")
-        tasks = [(plan, store, d) for d in domains]
-        for _ in cluster.run_tasks(_pictures_task, tasks, workers.number):
-            progress.advance()
-    interruption.check()
-    for domain in plan.domains:
-        skipped = store.open(plan.pictures(domain).key).manifest["meta"]["skipped"]
-        if skipped:
-            say(f"  {domain}: {len(skipped)} pictures cannot be read and are left out, the first: {skipped[0]['id']}")
-    _train(plan, store, [(d, 1.0) for d in plan.domains], workers, "models", "prediction-only")
-
-    interruption.check()
-    job = SweepLabels(plan, store)
-    shards = job.missing()
-    if shards:
-        meter = labelling.LabelMeter(sum(s.stop - s.start for s in shards))
-        labelling.label_shards(job, shards, workers, meter.add)
-    interruption.check()
-    _train(plan, store, [m for m in plan.models if m[1] < 1.0], workers, "models", "self-explaining")
-    interruption.check()
-
-    pairs = [p for p in plan.config.pairs if not store.exists(plan.pair(*p).key)]
-    if pairs:
-        from sweep.engines.trials import search_pairs
-
-        progress = Progress("search", len(pairs), "pairs")
-        search_pairs(plan, store, pairs, workers, f"search-{plan.result().key[:12]}", progress.advance)
-
-
-def _pictures_task(plan: Plan, store: Store, domain: str) -> None:
-    stages.compute_pictures(plan, store, domain)
-
-
-def _train(
-    plan: Plan, store: Store, models: list[tuple[str, float]], workers: cluster.Workers, unit: str, kind: str
-) -> None:
-    missing = [m for m in models if not store.exists(plan.model(*m).key)]
-    if not missing:
+def run(options: argparse.Namespace) -> None:
+    """Run the command. Raises ConfigError and its kin for bad input."""
+    config = config_from(options)
+    if options.dry_run:
+        print(describe_sweep(NAME, config))
         return
-    from sweep.engines.training import train_models
+    run_sweep(NAME, config, places_from(options))
 
-    progress = Progress("finetune", len(missing), f"{kind} {unit}")
-    with polled(progress, lambda: sum(store.exists(plan.model(*m).key) for m in missing)):
-        train_models(plan, store, missing, workers, f"{kind}-{plan.result().key[:12]}")
+
+def config_from(options: argparse.Namespace) -> SweepConfig:
+    """The suite with the fields that the command line changes."""
+    if options.domains and options.suite not in (None, "own"):
+        config = _chosen_domains(_suite(options.suite), options.domains)
+    elif options.domains:
+        config = own_domains([_domain_location(location) for location in options.domains])
+    else:
+        config = _suite(options.suite or "miniature")
+    if options.templates:
+        config = replace(config, domains=tuple(replace(d, templates=tuple(options.templates)) for d in config.domains))
+    if options.labels:
+        config = replace(config, domains=_with_labels(config.domains, options.labels))
+    search = changed(
+        config.search,
+        method=options.search,
+        alphas=numbers(options.alphas),
+        lambdas=_lambdas(options, config),
+        num_trials=options.num_trials,
+        lambda1=options.lambda1,
+        min_normalized_accuracy=options.min_normalized_accuracy,
+        select=options.select,
+        seed=options.seed,
+        merge=MERGE_RULES[options.merge] if options.merge else None,
+    )
+    game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
+    labels = changed(
+        config.labels,
+        train=changed(config.labels.train, budget=options.budget, **game),
+        validation=changed(config.labels.validation, budget=options.budget, **game),
+        test=changed(config.labels.test, budget=options.test_budget, **game),
+        max_train=options.max_train_labels,
+        max_test=options.max_test_labels,
+        learning_pictures=options.calibration_pictures,
+        learning_budget=options.calibration_budget,
+    )
+    recipe = config.recipe
+    if options.epochs is not None:
+        recipe = _with_length(recipe, None, options.epochs)
+    if options.num_steps is not None:
+        recipe = _with_length(recipe, options.num_steps, None)
+    recipe = changed(
+        recipe,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        warmup_steps=None if options.num_steps is None else min(recipe.warmup_steps, options.num_steps // 10),
+    )
+    data = changed(
+        config.data,
+        max_train_pictures=options.max_train_pictures,
+        max_test_pictures=options.max_test_pictures,
+        max_corrupt_share=options.max_corrupt_share,
+        seed=options.seed,
+    )
+    return changed(
+        config,
+        base=options.base,
+        device=options.device,
+        search=search,
+        labels=labels,
+        recipe=recipe,
+        data=data,
+        sources=tuple(options.sources) if options.sources else None,
+        targets=tuple(options.targets) if options.targets else None,
+    )
+
+
+def _with_length(recipe: Recipe, num_steps: int | None, epochs: int | None) -> Recipe:
+    try:
+        return replace(recipe, num_steps=num_steps, epochs=epochs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _suite(name: str) -> SweepConfig:
+    if name not in SUITES:
+        raise ConfigError(f"unknown suite {name!r}: choose among {', '.join(SUITES)}, or give --domains")
+    return SUITES[name]()
+
+
+def _chosen_domains(config: SweepConfig, chosen: Sequence[str]) -> SweepConfig:
+    """Some of a suite's domains, by NAME; NAME=LOCATION reads a copy of it from somewhere else."""
+    known = {domain.name: domain for domain in config.domains}
+    domains = []
+    for text in chosen:
+        name, _, location = text.partition("=")
+        if name not in known:
+            raise ConfigError(f"suite {config.suite} has no domain {name!r}: choose among {', '.join(known)}")
+        domains.append(replace(known[name], location=location) if location else known[name])
+    return replace(config, domains=tuple(domains))
+
+
+def _domain_location(location: str) -> DomainLocation:
+    """NAME=LOCATION, or a location whose last part is the name."""
+    name, separator, rest = location.partition("=")
+    if separator and "/" not in name:
+        return DomainLocation(name, rest)
+    if location.startswith(DRAWN):
+        return DomainLocation(location.removeprefix(DRAWN), location)
+    if "://" not in location and not Path(location).exists():
+        raise DomainError(f"there is no directory {location}: check the path given to --domains")
+    return DomainLocation(location.rstrip("/").split("/")[-1].split("@")[0].replace(".", "_"), location)
+
+
+def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tuple[DomainLocation, ...]:
+    """The domains with what the label command wrote for some of them: DOMAIN=LOCATION."""
+    locations = {}
+    for text in given:
+        name, separator, location = text.partition("=")
+        if not separator or name not in {domain.name for domain in domains}:
+            raise ConfigError(f"--labels {text!r} names no domain: write DOMAIN=LOCATION with one of {', '.join(d.name for d in domains)}")
+        locations[name] = location
+    return tuple(replace(d, labels=locations.get(d.name, d.labels)) for d in domains)
+
+
+def _lambdas(options: argparse.Namespace, config: SweepConfig) -> tuple[float, ...] | None:
+    given = numbers(options.lambdas)
+    method = options.search or config.search.method
+    if given is None and method != config.search.method:
+        low, high = min(config.search.lambdas), max(config.search.lambdas)
+        return (low, high) if method == "optuna" else tuple(round(low + (high - low) * i / 12, 10) for i in range(13))
+    return given
+
+
+def add_parser(commands: Any) -> None:
+    """The subcommand and its options."""
+    sweep = commands.add_parser(
+        NAME,
+        help=HELP,
+        description="Fine-tune every source with and without explanation labels, add the difference of the weights to every target's "
+        "classifier, and search alpha and lambda2 for each pair. Without options: the miniature suite, minutes on a laptop.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=None,
+    )
+    what = sweep.add_argument_group("what to run")
+    what.add_argument("--suite", help=f"one of {', '.join(SUITES)} (miniature unless --domains is given)")
+    what.add_argument(
+        "--domains",
+        nargs="+",
+        metavar="DOMAIN",
+        help="your own image sets: directories or hf://datasets/... URLs, or NAME=LOCATION; with --suite: some of its domains, by NAME or "
+        "(read from a copy) NAME=LOCATION",
+    )
+    what.add_argument(
+        "--sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="where explainability vectors are learned: domains, unions such as cars+textures, or others: for each target the union of all "
+        "other domains (default: each domain)",
+    )
+    what.add_argument("--targets", nargs="+", metavar="DOMAIN", help="domains whose classifiers get the vectors (default: each domain)")
+    what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains")
+    what.add_argument("--base", help="base model: miniature, an open_clip NAME:TAG, or a model directory")
+    what.add_argument("--seed", type=int, help="seed of data selection, training, labels and search")
+
+    search = sweep.add_argument_group("search")
+    search.add_argument("--search", choices=("optuna", "grid"))
+    search.add_argument("--alphas", help="weights of the classification loss, each one training a source: 0.3,0.7 or 0.1:0.9:0.1")
+    search.add_argument("--lambdas", help="lambda2: the grid's values, or the two ends of Optuna's range: 0,1.2")
+    search.add_argument("--lambda1", type=float, help="scaling coefficient of the target's own task vector")
+    search.add_argument("--merge", choices=tuple(MERGE_RULES), help="how vectors are put together (addition: eq. 8)")
+    search.add_argument("--num-trials", type=int, help="points an Optuna study evaluates for a pair")
+    search.add_argument("--min-normalized-accuracy", type=float, help="accuracy constraint on a chosen point")
+    search.add_argument("--select", choices=("validation", "test"), help="the split points are chosen on")
+
+    data = sweep.add_argument_group("data, labels and training")
+    data.add_argument("--max-train-pictures", type=int)
+    data.add_argument("--max-test-pictures", type=int)
+    data.add_argument("--max-corrupt-share", type=float, help="share of unreadable pictures that is tolerated")
+    data.add_argument("--labels", nargs="+", metavar="DOMAIN=DIR", help="train labels that `python -m sweep.run label` wrote")
+    data.add_argument("--budget", type=int, help="evaluations a training or validation picture's label takes")
+    data.add_argument("--test-budget", type=int, help="evaluations a test picture's label takes")
+    data.add_argument("--estimator", choices=tuple(ESTIMATORS), help="of the Shapley values")
+    data.add_argument("--calibration-pictures", type=int, help="pictures that an estimator learns from, where it learns")
+    data.add_argument("--calibration-budget", type=int, help="evaluations of each of those with a reference")
+    data.add_argument("--fill", choices=("mean", "drop"), help="what stands for a masked patch")
+    data.add_argument("--value", choices=("logit", "log_odds", "probability"), help="value of the game that is explained")
+    data.add_argument("--max-train-labels", type=int)
+    data.add_argument("--max-test-labels", type=int)
+    data.add_argument("--precision", choices=("float32", "bfloat16"), help="arithmetic of the label engine")
+    data.add_argument("--epochs", type=int)
+    data.add_argument("--num-steps", type=int)
+    data.add_argument("--learning-rate", type=float)
+    data.add_argument("--batch-size", type=int)
+    add_places(sweep, "sweep_store", "directory or fsspec URL of the artifacts")

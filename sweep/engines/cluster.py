@@ -16,14 +16,18 @@ from sweep.experiment.config import ConfigError, Device
 SPARE_CPUS = 2
 """Logical CPUs beyond the workers': Ray Data and Ray Train hold one each for orchestration, and deadlock where none is left."""
 
+TASKS_A_WORKER = 8
+"""Tasks on CPUs that are begun for each GPU worker: its node has CPUs beside the GPU."""
+
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a stage may keep busy, and what each asks of Ray."""
+    """How many workers a stage may keep busy, and what each asks of Ray. num_tasks: plain tasks at once."""
 
     number: int
     num_gpus: float
     threads: int
+    num_tasks: int
 
     @property
     def num_cpus(self) -> float:
@@ -53,7 +57,7 @@ def connected(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's tables: the sweep has its own progress
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own files keep what the terminal need not show
     cores = os.cpu_count() or 1
-    local = address in (None, "local")
+    local = is_local(address)
     workers = num_workers or (cores if local and device == "cpu" else None)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
@@ -89,44 +93,29 @@ def _workers(device: Device, asked: int | None, gpus_per_worker: float, local: b
         gpus = int(resources.get("GPU", 0) / gpus_per_worker)
         if gpus == 0 and not (autoscaling and asked):
             raise ConfigError("this sweep asks for GPUs and the cluster has none now: give --workers N to scale up to, or --device cpu")
-        return Workers(asked or gpus, gpus_per_worker, 1)
+        number = asked or gpus
+        return Workers(number, gpus_per_worker, 1, max(number, TASKS_A_WORKER * number))
     cores = os.cpu_count() or 1
     number = asked or max(1, int(resources.get("CPU", 1)) - SPARE_CPUS)
-    return Workers(number, 0.0, max(1, cores // number) if local else 1)
+    return Workers(number, 0.0, max(1, cores // number) if local else 1, number)
 
 
-def run_tasks(function: Callable[..., Any], arguments: list[tuple[Any, ...]], num_at_once: int) -> Iterator[Any]:
-    """Run function(*arguments) as Ray tasks, at most `num_at_once` at a time; yields results as they come.
-
-    The first error is raised as it was in the task; the others' results are not lost, since tasks publish to the store.
-    """
-    task = ray.remote(function).options(num_cpus=1, max_retries=2)
-    waiting = list(arguments)
-    running: list[Any] = []
-    while waiting or running:
-        while waiting and len(running) < num_at_once:
-            running.append(task.remote(*waiting.pop(0)))
-        done, running = ray.wait(running, num_returns=1)
-        try:
-            yield ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+def is_local(address: str | None) -> bool:
+    """Whether Ray is started on this machine for this run alone."""
+    return address in (None, "local")
 
 
-def stream_from_worker(function: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], workers: Workers) -> Iterator[Any]:
-    """What the generator function(*arguments) yields, in one task with a worker's resources, as it comes."""
-    task = ray.remote(function).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None, num_returns="streaming")
-    try:
-        for reference in task.remote(*arguments):
-            yield ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+def nodes_where(condition: Callable[[], bool]) -> list[str]:
+    """Addresses of the cluster's nodes on which a condition holds; where no node has room yet, of the first that comes."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    task = ray.remote(_with_address).options(num_cpus=0.01, max_retries=2)
+    placed = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)).remote(condition) for node in nodes
+    ]
+    return [address for address, holds in ray.get(placed or [task.remote(condition)]) if holds]
 
 
-def run_on_worker(function: Callable[..., Any], arguments: tuple[Any, ...], workers: Workers) -> Any:
-    """function(*arguments) in one task with a worker's resources."""
-    task = ray.remote(function).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None, max_retries=2)
-    try:
-        return ray.get(task.remote(*arguments))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+def _with_address(condition: Callable[[], bool]) -> tuple[str, bool]:
+    return ray.util.get_node_ip_address(), condition()

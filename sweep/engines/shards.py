@@ -1,43 +1,19 @@
-"""Attribution labels on Ray Data: shards through one pool of actors. The only use of Ray Data.
-
-What the shards are is a job's matter: the splits of a sweep's domains (`sweep_labels`) or a data set's pictures (`dataset_labels`).
-"""
+"""Shards on Ray Data: through one pool of actors. The only use of Ray Data."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import ray.data
 import torch
 
 from sweep.engines.cluster import Workers
+from sweep.engines.job import OnDone, Work, attempt
 from sweep.engines.progress import Progress
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What labelling a shard took. evaluation_seconds: of `seconds`, those spent in the model."""
-
-    num_pictures: int
-    num_evaluations: int
-    num_skipped: int = 0
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-
-
-class LabelJob(Protocol):
-    """Labels shards; sent to every actor, where it may keep a model between shards."""
-
-    def label(self, shard: Any) -> ShardReport:
-        """Label a shard and publish its file, whole or not at all."""
-        ...
+from sweep.store.artifacts import Store
 
 
 class LabelMeter:
@@ -68,12 +44,13 @@ class LabelMeter:
             return None
         return (self._progress.done - self._first[1]) / (self._last - self._first[0])
 
-    def add(self, report: ShardReport) -> None:
-        self.num_evaluations += report.num_evaluations
-        self.num_skipped += report.num_skipped
-        self.worker_seconds += report.seconds
-        self.evaluation_seconds += report.evaluation_seconds
-        number = report.num_pictures + report.num_skipped
+    def add(self, meta: Mapping[str, Any]) -> None:
+        """Count a shard by its manifest's meta."""
+        self.num_evaluations += meta["evaluations"]
+        self.num_skipped += meta["num_skipped"]
+        self.worker_seconds += meta["seconds"]
+        self.evaluation_seconds += meta["evaluation_seconds"]
+        number = meta["num_pictures"] + meta["num_skipped"]
         seconds = self.seconds
         done = self._progress.done + number
         extra = f"{done / seconds:,.1f} pictures/s, {self.num_evaluations / seconds:,.0f} evaluations/s"
@@ -87,43 +64,40 @@ class LabelMeter:
         self._first = self._first or (self._last, self._progress.done)
 
 
-class ShardLabeller:
-    """The actor: labels one shard a call."""
+class ShardActor:
+    """Publishes one shard a call; what it loads for one stays for the next."""
 
-    def __init__(self, job: LabelJob, shards: Sequence[Any], threads: int) -> None:
+    def __init__(self, works: Sequence[Work], store: Store, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._job, self._shards = job, shards
+        self._works, self._store = works, store
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The report, or the error: raised here, it would reach the driver as Ray Data's own, without its cause."""
-        try:
-            return {**asdict(self._job.label(self._shards[int(row["shard"])])), "error": None}
-        except Exception as error:
-            _log.exception("labelling shard %s failed", self._shards[int(row["shard"])])
-            return {**asdict(ShardReport(0, 0)), "error": error}
+        return {"shard": row["shard"], "outcome": attempt(self._works[int(row["shard"])], self._store)}
 
 
-def label_shards(job: LabelJob, shards: Sequence[Any], workers: Workers, on_shard: Callable[[ShardReport], None]) -> None:
-    """Label the shards in one execution. on_shard is called as each is published.
+def run_shards(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone, meter: LabelMeter | None = None) -> None:
+    """Publish the shards in one execution.
 
-    An actor that dies is replaced and its shard labelled again. An error in a shard is raised as it was there; what is published stays.
+    An actor that dies is replaced and its shard done again. An error in a shard is raised as it was there; what is published stays.
     """
-    if not shards:
+    if not works:
         return
+    meter = meter or LabelMeter(round(sum(w.size for w in works)))
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.actor_task_retry_on_errors = False
-    labelled = ray.data.from_items([{"shard": i} for i in range(len(shards))], override_num_blocks=len(shards)).map(
-        ShardLabeller,  # type: ignore[arg-type]
-        fn_constructor_args=(job, tuple(shards), workers.threads),
-        compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(shards)), max_tasks_in_flight_per_actor=2),
+    published = ray.data.from_items([{"shard": i} for i in range(len(works))], override_num_blocks=len(works)).map(
+        ShardActor,  # type: ignore[arg-type]
+        fn_constructor_args=(tuple(works), store, workers.threads),
+        compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(works)), max_tasks_in_flight_per_actor=2),
         num_cpus=workers.num_cpus,
         num_gpus=workers.num_gpus or None,
     )
-    for row in labelled.iter_rows():
-        error = row.pop("error")
-        if isinstance(error, BaseException):
-            raise error
-        on_shard(ShardReport(**{name: np.asarray(value).item() for name, value in row.items()}))
+    for row in published.iter_rows():
+        outcome = row["outcome"]
+        if outcome.error is not None:
+            raise outcome.error
+        on_done(works[int(row["shard"])])
+        meter.add(outcome.meta)

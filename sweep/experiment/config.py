@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from core.finetune import Recipe
+from core.merging import Addition, MergeRule
+from sweep.experiment.sources import ConfigError, Pair, make_pairs
 from core.games.attribution_labels import LabelSettings
+
+__all__ = ["ConfigError", "DataSettings", "Device", "DomainLocation", "SearchSettings", "SplitLabels", "SweepConfig"]
 
 SearchMethod = Literal["optuna", "grid"]
 Selection = Literal["validation", "test"]
 Device = Literal["cpu", "cuda"]
 
 
-class ConfigError(ValueError):
-    """A sweep that cannot be run as asked; the message names the fix."""
-
-
 @dataclass(frozen=True)
-class DomainSource:
+class DomainLocation:
     """Where a domain comes from.
 
     location: `miniature:NAME` (drawn at first use), a directory, or a URL fsspec knows (`hf://datasets/...`).
     templates: prompt templates with one `{}` each; None takes the domain's own or the reader's default.
-    epochs: overrides the recipe's length for this domain.
+    epochs: overrides the recipe's length for this domain. labels: a directory or URL that the label command wrote for the train split of
+    this domain; None labels it in the sweep.
     """
 
     name: str
     location: str
     templates: tuple[str, ...] | None = None
     epochs: int | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class LabelPlan:
+class SplitLabels:
     """Labels of each split. None: every picture of the split; the accuracy is always measured on all.
 
-    train, validation, test: settings of each split's labels.
-    num_ceiling: test pictures that are labelled a second time, with other coalitions, to see how well two draws agree.
+    train, validation, test: settings of each split's labels. num_second_draw: test pictures that are labelled a second time, with other
+    coalitions, to see how well two draws agree (the label ceiling). shard_size: pictures that are labelled, stored and resumed together.
+    learning_pictures, learning_budget: for estimators that learn from the pictures first: how many (None: the estimator's default), and
+    the evaluations of those with references.
     """
 
     train: LabelSettings
@@ -67,8 +72,10 @@ class LabelPlan:
     test: LabelSettings
     max_train: int | None = None
     max_test: int | None = None
-    num_ceiling: int = 16
+    num_second_draw: int = 16
     shard_size: int = 64
+    learning_pictures: int | None = None
+    learning_budget: int = 512
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class SearchSettings:
 
     alphas: each costs one training a source domain. lambdas: the grid's lambda2 values, or the two ends of the range Optuna searches.
     num_trials: points an Optuna study evaluates. min_normalized_accuracy: the constraint a chosen point must meet on the split it is
-    chosen on. select: the split that alpha and lambda2 are chosen on.
+    chosen on. select: the split that alpha and lambda2 are chosen on. merge: how the vectors are put together, eq. 8 or another rule.
     """
 
     method: SearchMethod = "optuna"
@@ -88,6 +95,7 @@ class SearchSettings:
     min_normalized_accuracy: float = 0.95
     select: Selection = "validation"
     seed: int = 0
+    merge: MergeRule = field(default_factory=Addition)
 
     def __post_init__(self) -> None:
         for alpha in self.alphas:
@@ -109,26 +117,45 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A whole sweep over all ordered pairs of its domains."""
+    """A whole sweep: which sources' explainability vectors are added to which targets, and everything their numbers depend on.
+
+    sources: names as `--sources` takes them (see `Source`); None: each domain by itself. targets: names of domains; None: all.
+    """
 
     suite: str
     base: str
-    domains: tuple[DomainSource, ...]
+    domains: tuple[DomainLocation, ...]
     data: DataSettings
     recipe: Recipe
-    labels: LabelPlan
+    labels: SplitLabels
     search: SearchSettings
     device: Device = "cpu"
+    sources: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         names = [domain.name for domain in self.domains]
         if len(names) < 2:
-            raise ConfigError(f"a sweep over pairs needs at least two domains, there is {len(names)}")
+            raise ConfigError(f"a sweep needs a source and a target: at least two domains, there is {len(names)}")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"two domains are called {twice[0]!r}: rename one of the directories")
+        if not self.pairs:
+            raise ConfigError("no source differs from every target: name other --sources or --targets")
 
     @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """All (source, target) pairs, by source."""
-        return [(s.name, t.name) for s in self.domains for t in self.domains if s != t]
+    def target_names(self) -> tuple[str, ...]:
+        """The domains that vectors are added to."""
+        return self.targets or tuple(domain.name for domain in self.domains)
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All (source, target) pairs, by source. A source that holds the target itself is no source for it."""
+        names = tuple(domain.name for domain in self.domains)
+        return make_pairs(self.sources or names, self.target_names, names)
+
+    @property
+    def used_domains(self) -> tuple[DomainLocation, ...]:
+        """The domains that are a target or a part of a source, in their order."""
+        used = set(self.target_names) | {part for pair in self.pairs for part in pair.source.parts}
+        return tuple(domain for domain in self.domains if domain.name in used)

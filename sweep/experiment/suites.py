@@ -8,7 +8,7 @@ from core import miniature as drawings
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings, fast_precision
 from core.model import MINIATURE
-from sweep.experiment.config import DataSettings, DomainSource, LabelPlan, SearchSettings, SweepConfig
+from sweep.experiment.config import DataSettings, DomainLocation, SplitLabels, SearchSettings, SweepConfig
 
 DRAWN = "miniature:"
 """Prefix of the location of a domain that is drawn."""
@@ -23,21 +23,21 @@ def miniature() -> SweepConfig:
     return SweepConfig(
         suite="miniature",
         base=MINIATURE,
-        domains=tuple(DomainSource(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
+        domains=tuple(DomainLocation(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
         data=DataSettings(max_train_pictures=250, max_test_pictures=120),
         recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=200, warmup_steps=20),
-        labels=LabelPlan(
+        labels=SplitLabels(
             train=LabelSettings(budget=224, precision=precision, estimator="size_adjusted"),
             validation=LabelSettings(budget=224, pool_size=8, precision=precision, num_perturbations=64, estimator="size_adjusted"),
             test=LabelSettings(budget=448, pool_size=8, precision=precision, num_perturbations=64, estimator="size_adjusted"),
             max_test=40,
-            num_ceiling=10,
+            num_second_draw=10,
         ),
         search=SearchSettings(alphas=(0.2, 0.5), num_trials=16),
     )
 
 
-def own_domains(domains: Sequence[DomainSource]) -> SweepConfig:
+def own_domains(domains: Sequence[DomainLocation]) -> SweepConfig:
     """The user's own image sets with the miniature's base and recipe; `--base` takes a larger model."""
     template = miniature()
     return SweepConfig(
@@ -70,16 +70,16 @@ def paper() -> SweepConfig:
         suite="paper",
         base="ViT-B-32:datacomp_xl_s13b_b90k",
         domains=tuple(
-            DomainSource(name, f"hf://datasets/{path}", templates, epochs) for name, path, epochs, templates in mirrors
+            DomainLocation(name, f"hf://datasets/{path}", templates, epochs) for name, path, epochs, templates in mirrors
         ),
         data=DataSettings(),
         recipe=Recipe(learning_rate=1e-5, batch_size=128, epochs=10, warmup_steps=500, weight_decay=0.1, precision="bfloat16"),
-        labels=LabelPlan(
+        labels=SplitLabels(
             train=LabelSettings(budget=500, precision="bfloat16"),
             validation=LabelSettings(budget=500, pool_size=8, precision="bfloat16", num_perturbations=64),
             test=LabelSettings(budget=1024, pool_size=8, precision="bfloat16", num_perturbations=64),
             max_test=2000,
-            num_ceiling=64,
+            num_second_draw=64,
             shard_size=256,
         ),
         search=SearchSettings(

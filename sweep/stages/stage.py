@@ -42,7 +42,8 @@ class ChildRun:
 
 
 class Stage(ABC):
-    """One artifact of a sweep. Subclasses are frozen dataclasses whose fields are its parameters and the stages it is made from.
+    """One artifact of a sweep. Subclasses are frozen dataclasses (compared by key) whose fields are its parameters and
+    the stages it is made from.
 
     kind, version: in the key; the version is raised when the code changes what it computes. engine: which one runs it. uses_device:
     whether it runs on the sweep's device (a GPU, where there are some) or on a CPU alone. unit: what progress counts.
@@ -77,6 +78,12 @@ class Stage(ABC):
     def key(self) -> str:
         return artifact_key(self.kind, self.version, self.params, [stage.key for stage in self.inputs])
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     @property
     def size(self) -> float:
         """How long it takes beside others of its kind: the longest are begun first."""
@@ -100,6 +107,11 @@ class Stage(ABC):
     def child_run(self, store: Store) -> ChildRun | None:
         """What of it goes into MLflow; None for what nobody looks at by itself. Reads the artifact."""
         return None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it goes into MLflow."""
+        return type(self).child_run is not Stage.child_run
 
 
 def closure(stages: Sequence[Stage]) -> Iterator[Stage]:

@@ -1,0 +1,71 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from sweep.experiment.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a command runs and writes. None: this machine's default."""
+
+    store: str | None = None
+    address: str | None = None
+    tracking_uri: str | None = None
+    num_workers: int | None = None
+    gpus_per_worker: float = 1.0
+    threads_per_worker: int | None = None
+
+
+def add_places(parser: argparse.ArgumentParser, store: str | None, store_help: str, tracking: bool = True) -> None:
+    """Where to run: `places_from` reads it."""
+    where = parser.add_argument_group("where")
+    where.add_argument("--store", default=store, help=store_help)
+    if tracking:
+        where.add_argument("--tracking-uri", help="MLflow tracking URI (default: what `mlflow ui` opens here)")
+    where.add_argument("--address", help="Ray cluster to run on: auto, or ray://... (default: start Ray here)")
+    where.add_argument("--workers", type=int, help="worker processes that an engine keeps busy")
+    where.add_argument("--threads-per-worker", type=int, help="CPU threads of each (default: the cores shared out)")
+    where.add_argument("--gpus-per-worker", type=float, default=1.0, help="may be a fraction")
+    where.add_argument("--device", choices=("cpu", "cuda"))
+    where.add_argument("--dry-run", action="store_true", default=False, help="check the input, say what would run, and stop")
+    where.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
+
+
+def places_from(options: argparse.Namespace) -> Places:
+    return Places(
+        options.store,
+        options.address,
+        getattr(options, "tracking_uri", None),
+        options.workers,
+        options.gpus_per_worker,
+        options.threads_per_worker,
+    )
+
+
+def changed(config: Any, **changes: Any) -> Any:
+    """The dataclass with the changes that are not None. Raises ConfigError for a value that it refuses."""
+    names = {f.name for f in fields(config)}
+    assert set(changes) <= names, set(changes) - names
+    try:
+        return replace(config, **{k: v for k, v in changes.items() if v is not None})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def numbers(text: str | None) -> tuple[float, ...] | None:
+    """`0.1,0.5` -> (0.1, 0.5); `0.1:0.9:0.1` -> the range with its end."""
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            start, stop, step = (float(part) for part in text.split(":"))
+            count = round((stop - start) / step) + 1
+            return tuple(round(start + i * step, 10) for i in range(count))
+        return tuple(float(part) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{text!r} is no list of numbers: write 0.1,0.5,0.9 or 0.1:0.9:0.1") from None

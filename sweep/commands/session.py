@@ -1,0 +1,59 @@
+"""A store with the engines at hand: Ray is started or joined at the first thing to compute, and left at the end."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+
+from sweep.commands.options import Places
+from sweep.engines import cluster, scheduler
+from sweep.engines.job import OnDone, Work
+from sweep.experiment.config import ConfigError, Device
+from sweep.store.artifacts import Store
+
+
+class Session:
+    """Use it in a `with`. Raises ConfigError where the cluster does not answer, or its nodes do not see a local store."""
+
+    def __init__(self, store: Store, places: Places, device: Device) -> None:
+        self.store = store
+        self._places, self._device = places, device
+        self._stack = ExitStack()
+        self._workers: cluster.Workers | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    @property
+    def workers(self) -> cluster.Workers:
+        if self._workers is None:
+            places = self._places
+            self._workers = self._stack.enter_context(
+                cluster.connected(
+                    places.address, self._device, places.num_workers, places.gpus_per_worker, places.threads_per_worker
+                )
+            )
+            if not cluster.is_local(places.address) and self.store.is_local:
+                self._check_shared()
+        return self._workers
+
+    def _check_shared(self) -> None:
+        """Every node must see what the driver writes: a directory of one node's own disk would vanish with it."""
+        probe = self.store.write_probe()
+        try:
+            blind = cluster.nodes_where(lambda: not self.store.sees_probe(probe))
+        finally:
+            self.store.remove_probe(probe)
+        if blind:
+            raise ConfigError(
+                f"the store {self.store.url} is a directory that the cluster's node {blind[0]} does not see: give one that all nodes share, "
+                "or a bucket such as s3://BUCKET/sweep"
+            )
+
+    def compute(self, works: list[Work], on_done: OnDone) -> None:
+        """Compute what is missing of the works' artifacts. Nothing is started where all are there."""
+        if len(self.store.existing(work.key for work in works)) < len(works):
+            scheduler.run_missing(works, self.store, self.workers, on_done)

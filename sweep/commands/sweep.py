@@ -1,0 +1,201 @@
+"""Runs a sweep: checks everything that can be checked first, then what is missing of its graph, and records it as it comes.
+
+The driver plans, waits and writes down. It builds no model and sees no pixel: it may be a small machine without a GPU.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.base_models import BaseDescription, describe_base
+from sweep.commands.options import Places
+from sweep.commands.session import Session
+from sweep.engines import interruption
+from sweep.engines.job import Work
+from sweep.engines.progress import Progress, duration
+from sweep.experiment.config import ConfigError, SweepConfig
+from sweep.record.recorder import Recorder
+from sweep.record.sweep_run import SweepRun
+from sweep.record.tracker import Tracker
+from sweep.report.description import description_markdown
+from sweep.report.page import tables_as_html
+from sweep.report.result import SweepResult
+from sweep.report.tables import chosen_pairs
+from sweep.report.terminal import terminal_summary
+from sweep.stages.base import BaseModel
+from sweep.stages.domains import DomainFacts, look_at
+from sweep.stages.graph import SweepGraph
+from sweep.stages.models import FineTuned
+from sweep.stages.pictures import Pictures
+from sweep.store.artifacts import Store
+
+Say = Callable[[str], None]
+
+
+def check(config: SweepConfig) -> tuple[BaseDescription, dict[str, DomainFacts]]:
+    """Look at base, label budgets and domains. Nothing is computed or written.
+
+    Raises ValueError (of the part that found it) naming the fix.
+    """
+    base = describe_base(config.base)
+    for settings in (config.labels.train, config.labels.validation, config.labels.test):
+        try:
+            settings.check(base.num_patches)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return base, {domain.name: look_at(domain, config.data) for domain in config.used_domains}
+
+
+def describe_sweep(command: str, config: SweepConfig) -> str:
+    """What a sweep will cost, over all stages, before what exists already is taken off."""
+    check(config)
+    return _description(config)
+
+
+def _description(config: SweepConfig) -> str:
+    labels, alphas = config.labels, config.search.alphas
+    limits = [
+        f"at most {most} {split} pictures"
+        for split, most in (("train", config.data.max_train_pictures), ("test", config.data.max_test_pictures))
+        if most is not None
+    ]
+    domains = {domain.name for domain in config.used_domains}
+    trained = {pair.source for pair in config.pairs}
+    num_prediction_only = len(domains | {source.parts[0] for source in trained if not source.is_union})
+    num_prediction_only += len({source for source in trained if source.is_union})
+    explaining = {(pair.source.name, pair.source.parts) for pair in config.pairs} | {(t, (t,)) for t in config.target_names}
+    return (
+        f"{len(domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
+        f"{num_prediction_only + len(explaining) * len(alphas)} models to train "
+        f"({num_prediction_only} prediction-only + {len(explaining)} x {len(alphas)} alphas); "
+        f"{labels.train.estimator} labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations; "
+        + (
+            f"{config.search.num_trials} Optuna trials a pair"
+            if config.search.method == "optuna"
+            else f"a grid of {len(alphas)} alphas x {len(config.search.lambdas)} lambdas a pair"
+        )
+    )
+
+
+def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = print) -> SweepResult:
+    """Run a sweep to its end, or continue it. Only what is missing in the store is computed.
+
+    On KeyboardInterrupt and on errors the MLflow run is closed and everything finished stays. Raises ValueError subclasses for bad
+    input, before any computation where it can be known.
+    """
+    started = time.monotonic()
+    description, domains = check(config)
+    assert places.store is not None
+    store = Store(places.store)
+    store.check_writable()
+    tracker = Tracker(places.tracking_uri, f"{command}/{config.suite}")
+    tracker.check()
+    say(f"Suite {config.suite}, base {config.base}, store {places.store}\n{_description(config)}")
+    sweep_run: SweepRun | None = None
+    try:
+        with interruption.remembered(), Session(store, places, config.device) as session:
+            base = BaseModel(description)
+            session.compute([base], lambda work: None)
+            graph = SweepGraph(command, config, base.load(store), domains)
+            key = graph.result.key
+            parameters = {"suite": config.suite, "base": config.base, "num_domains": len(domains), "num_pairs": len(config.pairs)}
+            sweep_run = SweepRun(
+                tracker, key, f"{command} {config.suite} {key[:8]}", {**parameters, **_flat_settings(config)}, {"suite": config.suite}
+            )
+            with Recorder(sweep_run, store, _RecordingProgress()) as recorder:
+                result = _compute(graph, session, recorder, say)
+                _finish(graph, store, recorder, result)
+    except KeyboardInterrupt:
+        if sweep_run is not None:
+            sweep_run.finish("KILLED")
+        say("\nStopped. Everything finished is in the store: the same command continues from here.")
+        raise
+    except BaseException:
+        if sweep_run is not None:
+            sweep_run.finish("FAILED")
+        raise
+    artifact = store.open(key)
+    say("\n" + terminal_summary(result))
+    say(f"\nReport: {artifact.path('report.html')}\nReview: {tracker.review_command()}   ({duration(time.monotonic() - started)})")
+    return result
+
+
+def _flat_settings(config: SweepConfig) -> dict[str, Any]:
+    return {
+        "sources": list(config.sources or ()),
+        "targets": list(config.target_names),
+        "alphas": list(config.search.alphas),
+        "lambdas": list(config.search.lambdas),
+        "lambda1": config.search.lambda1,
+        "merge": config.search.merge.name,
+        "search": config.search.method,
+        "select": config.search.select,
+        "label_estimator": config.labels.train.estimator,
+        "label_budget": config.labels.train.budget,
+        "test_label_budget": config.labels.test.budget,
+        "device": config.device,
+    }
+
+
+def _compute(graph: SweepGraph, session: Session, recorder: Recorder, say: Say) -> SweepResult:
+    store, result = session.store, graph.result
+
+    def on_done(work: Work) -> None:
+        recorder.on_finished(work)  # type: ignore[arg-type]  # the engines' view of a stage
+        if isinstance(work, Pictures):
+            meta = work.artifact(store).manifest["meta"]
+            if meta["skipped"]:
+                first = meta["skipped"][0]["id"]
+                say(f"  {work.name}: {meta['num_skipped']} pictures cannot be read and are left out, the first: {first}")
+
+    if store.exists(result.key):
+        say("Everything is in the store already: nothing to train, label or evaluate.")
+    else:
+        threading.Thread(target=_import_engines, daemon=True).start()
+        session.compute([result], on_done)
+    for stage in graph.stages:  # those that were there before, too
+        if stage.is_recorded:
+            recorder.on_finished(stage)
+    return result.load(store)
+
+
+def _import_engines() -> None:
+    """Import what the later engines need while the first ones run: seconds each."""
+    import sweep.engines.shards
+    import sweep.engines.training
+    import sweep.engines.trials  # noqa: F401
+
+
+def _finish(graph: SweepGraph, store: Store, recorder: Recorder, result: SweepResult) -> None:
+    """Record what is the whole sweep's."""
+    artifact = store.open(graph.result.key)
+    names = [n for n in artifact.manifest["files"] if n.startswith("figures/") or n.endswith(".html")]
+    files: Mapping[str, Path] = {name: artifact.path(name) for name in names}
+    chosen = chosen_pairs(result)
+    means = {f"mean_{c}": float(chosen[c].mean()) for c in ("normalized_accuracy", "normalized_e_rmse", "iou_at_10", "correlation")}
+    num_models = sum(isinstance(stage, FineTuned) for stage in graph.stages)
+    recorder.finish(
+        files=files,
+        tables={name: getattr(result, name) for name in ("cells", "references", "similarities")},
+        pages=tables_as_html(result),
+        metrics={**means, "num_models": num_models, "num_cells": len(result.cells)},
+        note=description_markdown(result),
+    )
+
+
+class _RecordingProgress:
+    """How much of the record is written, while the sweep waits for it."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def __call__(self, num_done: int, num_all: int) -> None:
+        interruption.check()
+        if self._progress is None:
+            self._progress = Progress("record", num_all, "runs")
+        if num_done > self._progress.done:
+            self._progress.advance(num_done - self._progress.done)

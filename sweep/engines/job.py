@@ -1,0 +1,53 @@
+"""What the engines run: anything with a key and a `publish` that makes its artifact unless it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sweep.store.artifacts import Artifact, Store
+
+
+class Work(Protocol):
+    """A stage of a sweep, as the engines see it (`sweep.stages.stage.Stage`)."""
+
+    kind: Any
+    engine: Any
+    uses_device: Any
+    unit: Any
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> float: ...
+
+    @property
+    def inputs(self) -> Sequence[Work]: ...
+
+    def publish(self, store: Store, wait: bool = True) -> Artifact | None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a piece of work on its worker. meta: of its manifest; None while another process computes it. error: as raised."""
+
+    meta: Mapping[str, Any] | None
+    error: BaseException | None = None
+
+
+OnDone = Callable[[Work], None]
+"""Called in the driver for each piece of work whose artifact is there."""
+
+
+def attempt(work: Work, store: Store, wait: bool = True) -> Outcome:
+    """Publish a piece of work. An error comes back as it was: raised in an engine's worker it would reach the driver without its cause."""
+    try:
+        artifact = work.publish(store, wait)
+    except Exception as error:
+        return Outcome(None, error)
+    return Outcome(None if artifact is None else dict(artifact.manifest["meta"]))

@@ -1,0 +1,77 @@
+"""Runs what is missing of a graph: whatever has all its inputs goes to its engine, wave by wave, until the result is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sweep.engines import interruption
+from sweep.engines.cluster import Workers
+from sweep.engines.job import OnDone, Work
+from sweep.store.artifacts import Store
+
+Engine = Callable[[Sequence[Work], Store, Workers, OnDone], None]
+ORDER = ("tasks", "training", "shards", "trials")
+"""Of several engines with something to do the first: tasks are short, and trainings are what others wait for."""
+
+
+def missing(targets: Sequence[Work], store: Store) -> list[Work]:
+    """What must be computed for the targets, inputs first: a stage whose artifact is there needs none of its own inputs."""
+    stack, nodes = list(targets), {}
+    while stack:  # the whole graph once, so that the store is asked once
+        work = stack.pop()
+        if work.key not in nodes:
+            nodes[work.key] = work
+            stack.extend(work.inputs)
+    there = store.existing(nodes)
+    found: dict[str, Work] = {}
+
+    def visit(start: Work) -> None:
+        pending: list[tuple[Work, bool]] = [(start, False)]
+        while pending:
+            work, is_ready = pending.pop()
+            if is_ready:
+                found.setdefault(work.key, work)
+            elif work.key not in there and work.key not in found:
+                pending.append((work, True))
+                pending.extend((other, False) for other in reversed(work.inputs))
+
+    for target in targets:
+        visit(target)
+    return list(found.values())
+
+
+def run_missing(targets: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
+    """Compute what is missing of the targets. An error ends it; what is published stays."""
+    pending = {work.key: work for work in missing(targets, store)}
+    while pending:
+        ready = [work for work in pending.values() if not any(other.key in pending for other in work.inputs)]
+        name = next(name for name in ORDER if any(work.engine == name for work in ready))
+        engine(name)([work for work in ready if work.engine == name], store, workers, _taking_off(pending, on_done))
+        interruption.check()
+
+
+def _taking_off(pending: dict[str, Work], on_done: OnDone) -> OnDone:
+    def done(work: Work) -> None:
+        pending.pop(work.key, None)
+        on_done(work)
+
+    return done
+
+
+def engine(name: str) -> Engine:
+    """An engine by name, imported when it is wanted: seconds each."""
+    if name == "tasks":
+        from sweep.engines.tasks import run_tasks
+
+        return run_tasks
+    if name == "training":
+        from sweep.engines.training import run_trainings
+
+        return run_trainings
+    if name == "shards":
+        from sweep.engines.shards import run_shards
+
+        return run_shards
+    from sweep.engines.trials import run_trials
+
+    return run_trials

@@ -1,0 +1,233 @@
+"""The graph of a sweep: from an experiment and what was looked at to the stages that make its result. Pure data; nothing is computed here.
+
+    pictures(D), head(D) -> prediction_only(S) -> labels(D, role) -> self_explaining(S, alpha) -> vectors
+                                                        |
+    reference(T), pair(S, T): from the vectors of the source, the task vector and the labels of the target  -> examples -> result
+
+alpha needs training, lambda1 and lambda2 only merge: so a sweep trains (1 + len(alphas)) models a source, whatever the number of pairs and
+trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from core.finetune import Recipe
+from core.games.attribution_labels import LabelSettings
+from sweep.experiment.config import SweepConfig
+from sweep.experiment.sources import Pair, Source
+from sweep.stages.base import BaseFacts
+from sweep.stages.domains import DomainFacts, Split
+from sweep.stages.examples import Examples
+from sweep.stages.heads import TextHead
+from sweep.stages.label_pictures import StoredPictures
+from sweep.stages.labels import LabelSet, LabelShard, batch_size_of, shard_ranges
+from sweep.stages.learned import Lesson, make_learned
+from sweep.stages.models import Classifier, FineTuned
+from sweep.stages.pairs import PairSearch, Transfer
+from sweep.stages.pictures import Pictures, make_pictures
+from sweep.stages.references import Reference
+from sweep.stages.result import Result
+from sweep.stages.stage import closure
+from sweep.stages.vectors import Vector
+
+Role = Literal["train", "validation", "test", "ceiling"]
+"""What a label set is for, which names its coalition pool: a second draw of test labels has the role `ceiling`."""
+ROLES: dict[Role, Split] = {"train": "train", "validation": "validation", "test": "test", "ceiling": "test"}
+
+
+@dataclass(frozen=True)
+class SweepGraph:
+    """The stages of a sweep. Each is made once, so that what shares inputs shares the objects."""
+
+    command: str
+    config: SweepConfig
+    base: BaseFacts
+    domains: Mapping[str, DomainFacts] = field(hash=False)
+    _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def _once(self, key: tuple[Any, ...], make: Any) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def pictures(self, domain: str) -> Pictures:
+        facts = self.domains[domain]
+        return self._once(("pictures", domain), lambda: make_pictures(facts, self.config.data, self.base.preprocessing))
+
+    def head(self, domain: str) -> TextHead:
+        facts = self.domains[domain]
+        return self._once(
+            ("head", domain), lambda: TextHead(domain, self.base, facts.prompt_names, facts.templates, self.config.device)
+        )
+
+    def prediction_only(self, source: Source) -> FineTuned:
+        """Weights fine-tuned without explanation supervision."""
+        return self._finetuned(source, 1.0)
+
+    def self_explaining(self, source: Source, alpha: float) -> FineTuned:
+        """Weights fine-tuned with explanation supervision; a union's pictures keep the labels of their own domains."""
+        return self._finetuned(source, alpha)
+
+    def _finetuned(self, source: Source, alpha: float) -> FineTuned:
+        return self._once(
+            ("finetune", source, alpha),
+            lambda: FineTuned(
+                source.name,
+                self.base,
+                tuple(self.pictures(part) for part in source.parts),
+                tuple(self.head(part) for part in source.parts),
+                tuple(self.labels(part, "train") for part in source.parts) if alpha < 1.0 else (),
+                self._recipe(source),
+                float(alpha),
+                self.config.device,
+            ),
+        )
+
+    def _recipe(self, source: Source) -> Recipe:
+        recipe = self.config.recipe
+        epochs = [d.epochs for d in self.config.domains if d.name in source.parts and d.epochs is not None]
+        return replace(recipe, epochs=max(epochs)) if epochs and recipe.num_steps is None else recipe
+
+    def task_vector(self, source: Source) -> Vector:
+        """tau_ft"""
+        return self._once(("task", source), lambda: Vector(self.prediction_only(source), None))
+
+    def explainability_vector(self, source: Source, alpha: float) -> Vector:
+        """tau_star"""
+        return self._once(
+            ("star", source, alpha), lambda: Vector(self.self_explaining(source, alpha), self.prediction_only(source))
+        )
+
+    def zero_shot(self, domain: str) -> Classifier:
+        return self._once(("zero", domain), lambda: Classifier(self.base, (self.head(domain),), None, self.config.device))
+
+    def classifier(self, domain: str, alpha: float) -> Classifier:
+        """A domain's own fine-tuned model with its head."""
+        return self._once(
+            ("classifier", domain, alpha),
+            lambda: Classifier(self.base, (self.head(domain),), self._finetuned(alone(domain), alpha), self.config.device),
+        )
+
+    def label_settings(self, role: Role) -> LabelSettings:
+        labels = self.config.labels
+        return {"train": labels.train, "validation": labels.validation}.get(role, labels.test)
+
+    def num_labelled(self, domain: str, role: Role) -> int:
+        """Pictures of a label set, before those that cannot be read are left out."""
+        labels, number = self.config.labels, self.domains[domain].count(ROLES[role])
+        most = {"train": labels.max_train, "validation": None, "test": labels.max_test, "ceiling": labels.num_second_draw}[role]
+        if role == "ceiling" and labels.max_test is not None:
+            most = min(labels.num_second_draw, labels.max_test)
+        return number if most is None else min(most, number)
+
+    def labels(self, domain: str, role: Role) -> LabelSet:
+        return self._once(("labels", domain, role), lambda: self._labels(domain, role))
+
+    def _labels(self, domain: str, role: Role) -> LabelSet:
+        settings, split = self.label_settings(role), ROLES[role]
+        pictures, classifier = StoredPictures(self.pictures(domain), split), self.classifier(domain, 1.0)
+        batch_size = batch_size_of(self.config.device, settings)
+        number = self.num_labelled(domain, role)
+        title, labels = f"{domain} {role}", self.config.labels
+        preprocessing, num_patches = self.base.preprocessing, self.base.num_patches
+        lesson = Lesson(
+            title, pictures, classifier, preprocessing, num_patches, settings, role, labels.learning_budget, batch_size
+        )
+        learned = make_learned(lesson, number, labels.learning_pictures, labels.shard_size)
+        shards = tuple(
+            LabelShard(title, pictures, classifier, preprocessing, settings, role, *bounds, learned, batch_size)
+            for bounds in shard_ranges(number, labels.shard_size)
+        )
+        return LabelSet(domain, split, role, settings, shards)
+
+    def reference(self, target: str) -> Reference:
+        return self._once(
+            ("reference", target),
+            lambda: Reference(
+                target,
+                self.base.preprocessing,
+                self.pictures(target),
+                self.zero_shot(target),
+                self.classifier(target, 1.0),
+                tuple(self.classifier(target, alpha) for alpha in self.config.search.alphas),
+                self.labels(target, "train"),
+                self.labels(target, "validation"),
+                self.labels(target, "test"),
+                self.labels(target, "ceiling"),
+                self.config.device,
+            ),
+        )
+
+    def transfer(self, pair: Pair) -> Transfer:
+        source, target, alphas = pair.source, alone(pair.target), self.config.search.alphas
+        return Transfer(
+            source.name,
+            pair.target,
+            self.base.preprocessing,
+            self.pictures(pair.target),
+            self.zero_shot(pair.target),
+            self.task_vector(source),
+            self.task_vector(target),
+            tuple(self.explainability_vector(source, alpha) for alpha in alphas),
+            tuple(self.explainability_vector(target, alpha) for alpha in alphas),
+            self.labels(pair.target, "validation"),
+            self.labels(pair.target, "test"),
+            self.reference(pair.target),
+            self.config.device,
+        )
+
+    def pair(self, pair: Pair) -> PairSearch:
+        prefix = f"{self.command}/{self.config.suite}"
+        return self._once(("pair", pair), lambda: PairSearch(self.transfer(pair), self.config.search, prefix))
+
+    def examples(self, target: str) -> Examples:
+        return self._once(
+            ("examples", target),
+            lambda: Examples(
+                target,
+                self.base.preprocessing,
+                self.pictures(target),
+                tuple(self.pair(pair) for pair in self.config.pairs if pair.target == target),
+                self.zero_shot(target),
+                self.classifier(target, 1.0),
+                tuple(self.classifier(target, alpha) for alpha in self.config.search.alphas),
+                self.labels(target, "test"),
+                self.config.device,
+            ),
+        )
+
+    @cached_property
+    def result(self) -> Result:
+        """The whole sweep."""
+        return Result(
+            self.command,
+            self.config,
+            tuple(self.pair(pair) for pair in self.config.pairs),
+            tuple(self.reference(target) for target in self.targets),
+            tuple(self.examples(target) for target in self.targets),
+            tuple(self.labels(domain, "train") for domain in self.domains),
+        )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Targets that some pair has."""
+        return tuple(dict.fromkeys(pair.target for pair in self.config.pairs))
+
+    @property
+    def models(self) -> list[FineTuned]:
+        """Every distinct training."""
+        return [stage for stage in self.stages if isinstance(stage, FineTuned)]
+
+    @cached_property
+    def stages(self) -> list[Any]:
+        """Every stage, inputs first."""
+        return list(closure([self.result]))
+
+
+def alone(domain: str) -> Source:
+    """A domain by itself."""
+    return Source(domain, (domain,))

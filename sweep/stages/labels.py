@@ -1,0 +1,255 @@
+"""Attribution labels: shards on an actor pool, and the label set that they make up. One way to a label, for sweeps and for data sets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings
+from core.model import Preprocessing
+from sweep.experiment.config import Device
+from sweep.stages.domains import Split
+from sweep.stages.label_files import read_labels, write_labels
+from sweep.stages.label_pictures import PictureRange
+from sweep.stages.learned import Learned
+from sweep.stages.models import Classifier
+from sweep.stages.stage import ChildRun, Stage
+from sweep.store.artifacts import Store
+
+# Coalitions evaluated at once: on a CPU few, so that a layer's activations stay in its cache. Fixed, so that a sweep's numbers are too.
+BATCH_SIZES: dict[tuple[str, str], int] = {
+    ("cpu", "float32"): 64,
+    ("cpu", "bfloat16"): 128,
+    ("cuda", "float32"): 2048,
+    ("cuda", "bfloat16"): 2048,
+}
+LABELS = "labels.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelShard(Stage):
+    """Labels of the pictures at the positions start .. stop - 1, of a classifier's game.
+
+    role: names the coalition pool, so that label sets of different roles share no coalitions. learned: what the estimator has learned, if
+    it learns. batch_size: None finds it by trial.
+    """
+
+    kind = "label"
+    version = 3
+    engine = "shards"
+    uses_device = True
+    unit = "pictures"
+
+    title: str
+    pictures: PictureRange
+    classifier: Classifier
+    preprocessing: Preprocessing
+    settings: LabelSettings
+    role: str
+    start: int
+    stop: int
+    learned: Learned | None = None
+    batch_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.title} {self.start}-{self.stop}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {
+            "pictures": self.pictures.params,
+            "classifier": self.classifier.params,
+            "settings": asdict(self.settings),
+            "role": self.role,
+            "start": self.start,
+            "stop": self.stop,
+            "device": self.classifier.device,
+        }
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        pictures = self.pictures.inputs(range(self.start, self.stop))
+        return (*self.classifier.inputs, *pictures, *((self.learned,) if self.learned else ()))
+
+    @property
+    def size(self) -> float:
+        return float(self.stop - self.start)
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        """Label the pictures. Those that cannot be read are left out and named in the file's metadata."""
+        bench = workbench(store, self.classifier, self.settings, self.role, self.learned, self.batch_size)
+        labeller, evaluator, device = bench.labeller, bench.labeller.evaluator, self.classifier.device
+        began = time.monotonic()
+        before = evaluator.num_evaluations, evaluator.seconds
+        ids: list[str] = []
+        class_ids: list[int] = []
+        parts: list[AttributionLabels] = []
+        skipped: list[dict[str, str]] = []
+        for chunk in self.pictures.chunks(store, range(self.start, self.stop), device):
+            skipped += chunk.skipped
+            if not chunk.ids:
+                continue
+            inputs = self.preprocessing.normalise(torch.from_numpy(chunk.pixels).to(device))
+            own = torch.from_numpy(chunk.class_ids).to(device)
+            began += bench.find_batch_size(inputs, own)  # start-up, as loading the model is
+            parts.append(labeller.label(inputs, own, chunk.ids))
+            ids += chunk.ids
+            class_ids += chunk.class_ids.tolist()
+        labels = AttributionLabels.concatenate(parts) if parts else AttributionLabels.none(labeller.num_patches)
+        write_labels(directory / LABELS, ids, np.array(class_ids, dtype=np.int64), labels, self._provenance(labels, skipped))
+        return {
+            "num_pictures": len(ids),
+            "num_skipped": len(skipped),
+            "evaluations": evaluator.num_evaluations - before[0],
+            "seconds": round(time.monotonic() - began, 3),
+            "evaluation_seconds": round(evaluator.seconds - before[1], 3),
+        }
+
+    def _provenance(self, labels: AttributionLabels, skipped: list[dict[str, str]]) -> dict[str, Any]:
+        side = int(round(labels.attributions.shape[1] ** 0.5))
+        return {
+            "key": self.key,
+            "role": self.role,
+            "model": self.classifier.name,
+            "model_fingerprint": self.classifier.fingerprint,
+            "grid": [side, side],
+            **asdict(self.settings),
+            "skipped": skipped,
+        }
+
+    def load(self, store: Store) -> AttributionLabels:
+        return _read(str(self.artifact(store).path(LABELS)))[1]
+
+
+@lru_cache(maxsize=128)
+def _read(path: str) -> tuple[list[str], AttributionLabels]:
+    return read_labels(Path(path))
+
+
+class Workbench:
+    """What a worker keeps between shards: the classifier with its labeller, and its batch size."""
+
+    def __init__(self, labeller: Labeller, batch_size: int | None) -> None:
+        self.labeller = labeller
+        self._finds_batch_size = batch_size is None
+
+    def find_batch_size(self, inputs: torch.Tensor, class_ids: torch.Tensor) -> float:
+        """Find the batch size by trial, at the first pictures there are; gives the seconds that took."""
+        if not self._finds_batch_size:
+            return 0.0
+        began = time.monotonic()
+        self.labeller.find_batch_size(inputs, class_ids)
+        self._finds_batch_size = False
+        return time.monotonic() - began
+
+
+_last: tuple[tuple[Any, ...], Workbench] | None = None
+
+
+def workbench(
+    store: Store, classifier: Classifier, settings: LabelSettings, role: str, learned: Learned | None, batch_size: int | None
+) -> Workbench:
+    """The process's workbench for a label set: shards come set by set, so that the last one is usually the right one."""
+    global _last
+    wanted = (classifier.fingerprint, settings, role, learned.key if learned else None, batch_size)
+    if _last is None or _last[0] != wanted:
+        known: Mapping[str, Any] | None = None
+        found = None
+        if learned is not None:
+            found, known = learned.load(store, classifier.device), learned.known(store)
+        labeller = Labeller(classifier.load(store), settings, role, batch_size=batch_size or 64, learned=found, known=known)
+        _last = (wanted, Workbench(labeller, batch_size))
+    return _last[1]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSet(Stage):
+    """The labels of one split for one role: its shards, with what they took and what they say on average."""
+
+    kind = "label_set"
+    version = 1
+
+    domain: str
+    split: Split
+    role: str
+    settings: LabelSettings
+    shards: tuple[LabelShard, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.domain} {self.role}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"split": self.split, "role": self.role}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return self.shards
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        """Sums over the shards, read one at a time. Files: mean_map.npy, float64 [M]."""
+        totals = {"num_pictures": 0, "evaluations": 0, "seconds": 0.0}
+        squared_error, squared_label, started = 0.0, 0.0, np.inf
+        mean_map: np.ndarray | float = 0.0
+        for shard in self.shards:
+            manifest = shard.artifact(store).manifest
+            labels = shard.load(store)
+            totals["num_pictures"] += len(labels)
+            totals["evaluations"] += manifest["meta"]["evaluations"]
+            totals["seconds"] += manifest["seconds"]
+            started = min(started, manifest["started"])
+            squared_error += float(np.square(labels.standard_error.astype(np.float64)).sum())
+            squared_label += float(np.square(labels.attributions.astype(np.float64)).sum())
+            mean_map = mean_map + labels.attributions.astype(np.float64).sum(axis=0)
+        number = totals["num_pictures"]
+        np.save(directory / "mean_map.npy", np.asarray(mean_map / max(1, number)))
+        return {
+            **totals,
+            "started": started,
+            "label_standard_error": (squared_error / max(1, number)) ** 0.5 if np.isfinite(squared_error) else None,
+            "label_norm": (squared_label / max(1, number)) ** 0.5,
+        }
+
+    def load(self, store: Store) -> AttributionLabels:
+        """All labels, in the order of the split's pictures: the first ones, where fewer are labelled."""
+        return AttributionLabels.concatenate([shard.load(store) for shard in self.shards])
+
+    def mean_map(self, store: Store) -> np.ndarray:
+        """[M]"""
+        return np.load(self.artifact(store).path("mean_map.npy"))
+
+    def child_run(self, store: Store) -> ChildRun:
+        meta = self.artifact(store).manifest["meta"]
+        return ChildRun(
+            stage="label",
+            key=self.key,
+            name=self.name,
+            params={
+                "source_domain": self.domain,
+                "split": self.split,
+                "role": self.role,
+                **{f"label.{k}": v for k, v in asdict(self.settings).items()},
+            },
+            metrics={k: meta[k] for k in ("num_pictures", "evaluations", "label_standard_error", "label_norm")},
+            tags={},
+            started_s=meta["started"],
+            seconds=meta["seconds"],
+        )
+
+
+def shard_ranges(num_pictures: int, size: int) -> tuple[tuple[int, int], ...]:
+    """The ranges of a label set's shards."""
+    return tuple((start, min(start + size, num_pictures)) for start in range(0, num_pictures, size))
+
+
+def batch_size_of(device: Device, settings: LabelSettings) -> int:
+    return BATCH_SIZES[device, settings.precision]

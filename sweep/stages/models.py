@@ -1,0 +1,164 @@
+"""Fine-tuned models: prediction-only (alpha = 1) and self-explaining, of one domain or of a union."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.data.picture_shards import PictureShards
+from core.finetune import Recipe, TrainingData, finetune
+from core.model import SelfExplainingClassifier
+from sweep.experiment.config import Device
+from sweep.stages.base import BaseFacts
+from sweep.stages.heads import TextHead, load_heads
+from sweep.stages.pictures import Pictures
+from sweep.stages.stage import Stage
+from sweep.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from sweep.stages.labels import LabelSet
+
+WEIGHTS = "visual.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned(Stage):
+    """Weights fine-tuned by eq. 4 on one domain's pictures, or on several domains' side by side.
+
+    labels: of each domain's train split, where alpha < 1; a picture without one is left out. A killed training continues from its last
+    checkpoint, on whatever node.
+    """
+
+    kind = "finetune"
+    version = 2
+    engine = "training"
+    uses_device = True
+    unit = "models"
+
+    source: str
+    base: BaseFacts
+    pictures: tuple[Pictures, ...]
+    heads: tuple[TextHead, ...]
+    labels: tuple[LabelSet, ...]
+    recipe: Recipe
+    alpha: float
+    device: Device
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} {'prediction-only' if self.alpha == 1.0 else f'alpha={self.alpha:g}'}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"base": self.base.fingerprint, "recipe": asdict(self.recipe), "alpha": float(self.alpha), "device": self.device}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (*self.pictures, *self.heads, *self.labels)
+
+    @property
+    def size(self) -> float:
+        number = sum(pictures.domain.count("train") for pictures in self.pictures)
+        return float(self.recipe.total_steps(number) * self.recipe.batch_size)
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        data = self._data(store)
+        classifier = self.base.load().classifier(load_heads(store, self.heads)).to(self.device)
+        history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=store.checkpoint(self.key))
+        save_file({k: v.contiguous().cpu() for k, v in classifier.visual.state_dict().items()}, directory / WEIGHTS)
+        (directory / "history.json").write_text(json.dumps([asdict(point) for point in history]))
+        return {"num_pictures": len(data), "final_loss": history[-1].loss}
+
+    def _data(self, store: Store) -> TrainingData:
+        """Pictures of all parts; classes of the later parts follow those of the first."""
+        paths: list[Path] = []
+        rows, class_ids, labels = [], [], []
+        num_rows, num_classes = 0, 0
+        for n, pictures in enumerate(self.pictures):
+            split = pictures.load(store, "train")
+            number = len(split)
+            if self.labels:
+                found = self.labels[n].load(store)
+                number = len(found)
+                labels.append(torch.from_numpy(found.attributions))
+            rows.append(num_rows + np.arange(number))
+            class_ids.append(num_classes + split.class_ids[:number])
+            paths += split.pixels.paths
+            num_rows += len(split)
+            num_classes += len(self.heads[n].class_names)
+        return TrainingData(
+            Rows(PictureShards(paths), torch.from_numpy(np.concatenate(rows))),
+            torch.from_numpy(np.concatenate(class_ids)),
+            self.base.preprocessing,
+            torch.cat(labels) if labels else None,
+        )
+
+    def load(self, store: Store) -> dict[str, Tensor]:
+        """Weights of the image tower."""
+        return load_weights(str(self.artifact(store).path(WEIGHTS)))
+
+    def history(self, store: Store) -> list[dict[str, Any]]:
+        return list(self.artifact(store).read_json("history.json"))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of stored pictures, as a picture source of a training."""
+
+    pictures: PictureShards
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, index: Tensor) -> Tensor:
+        return self.pictures.gather(self.rows[index])
+
+
+@lru_cache(maxsize=6)
+def load_weights(path: str) -> dict[str, Tensor]:
+    return load_file(path)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier by what it is made of; `load` makes it. model: None for the base's own weights (zero-shot)."""
+
+    base: BaseFacts
+    heads: tuple[TextHead, ...]
+    model: FineTuned | None
+    device: Device
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (*self.heads, *((self.model,) if self.model else ()))
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"base": self.base.fingerprint}
+
+    @property
+    def name(self) -> str:
+        return self.model.name if self.model else f"{self.base.name}, zero-shot"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything its outputs depend on."""
+        parts = [self.base.fingerprint, *(stage.key for stage in self.inputs)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def load(self, store: Store) -> SelfExplainingClassifier:
+        """The classifier on its device, without gradients."""
+        classifier = self.base.load().classifier(load_heads(store, self.heads))
+        if self.model is not None:
+            classifier.visual.load_state_dict(self.model.load(store))
+        return classifier.to(self.device).eval().requires_grad_(False)

@@ -1,0 +1,228 @@
+"""The search over alpha and lambda2 of one (source, target) pair, on models that are merged point by point (eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.merging import Merger
+from core.metrics import with_normalized
+from core.model import Preprocessing, SelfExplainingClassifier
+from core.task_vectors import cosine_similarities
+from sweep.experiment.config import Device, SearchSettings
+from sweep.report.result import CELL_COLUMNS, SIMILARITY_COLUMNS
+from sweep.stages.labels import LabelSet
+from sweep.stages.models import Classifier
+from sweep.stages.pictures import Pictures
+from sweep.stages.references import Reference
+from sweep.stages.scoring import SplitEvaluator
+from sweep.stages.stage import ChildRun, Stage
+from sweep.stages.study import Cell, Evaluate, choose, run_study
+from sweep.stages.vectors import Vector
+from sweep.store.artifacts import Store
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a pair is merged from and scored on.
+
+    source_vectors: tau_star of the source, by alpha; target_vectors: the target's own, whose similarity is reported; source_task and
+    target_task: both tau_ft. zero_shot: the base with the target's head.
+    """
+
+    source: str
+    target: str
+    preprocessing: Preprocessing
+    pictures: Pictures
+    zero_shot: Classifier
+    source_task: Vector
+    target_task: Vector
+    source_vectors: tuple[Vector, ...]
+    target_vectors: tuple[Vector, ...]
+    validation: LabelSet
+    test: LabelSet
+    reference: Reference
+    device: Device
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} -> {self.target}"
+
+    def inputs(self, vectors: Sequence[Vector]) -> tuple[Stage, ...]:
+        tasks = (self.pictures, *self.zero_shot.inputs, self.source_task, self.target_task)
+        return (*tasks, *vectors, self.validation, self.test, self.reference)
+
+    def evaluator(self, store: Store, search: SearchSettings) -> Points:
+        return Points(self, store, search)
+
+
+class Points:
+    """Merged models of a pair: one network on the device, whose weights are set for each point."""
+
+    def __init__(self, transfer: Transfer, store: Store, search: SearchSettings) -> None:
+        self._transfer, self._store, self._search = transfer, store, search
+        self._classifier: SelfExplainingClassifier = transfer.zero_shot.load(store)
+        self._base = dict(transfer.zero_shot.base.load().visual.state_dict())
+        self._mergers: dict[float, Merger] = {}
+
+    def classifier(self, alpha: float, lambda2: float) -> SelfExplainingClassifier:
+        """The transferred model of a point. The same object every time."""
+        if alpha not in self._mergers:
+            (vector,) = (v for v in self._transfer.source_vectors if v.model.alpha == alpha)
+            task = self._transfer.target_task.load(self._store)
+            self._mergers[alpha] = self._search.merge.prepare(self._base, task, vector.load(self._store), self._transfer.device)
+        weights = self._mergers[alpha].weights(self._search.lambda1, lambda2)
+        self._classifier.visual.load_state_dict(weights)
+        return self._classifier
+
+    def on(self, split: str) -> Evaluate:
+        """A function (alpha, lambda2) -> the cell of that point on a split."""
+        transfer, search = self._transfer, self._search
+        labels = {"validation": transfer.validation, "test": transfer.test}[split]
+        evaluator = SplitEvaluator(self._store, transfer.pictures, labels, transfer.preprocessing, transfer.device)
+        prediction_only = transfer.reference.prediction_only_scores(self._store, split)
+
+        def evaluate(alpha: float, lambda2: float) -> Cell:
+            scores = evaluator.scores(self.classifier(alpha, lambda2))
+            return {
+                "source_domain": transfer.source,
+                "target_domain": transfer.target,
+                "alpha": float(alpha),
+                "lambda1": float(search.lambda1),
+                "lambda2": float(lambda2),
+                "split": split,
+                "is_chosen": False,
+                **with_normalized(scores, prediction_only),
+            }
+
+        return evaluate
+
+
+def _searched(search: SearchSettings) -> dict[str, Any]:
+    return {**asdict(search), "merge": {"name": search.merge.name, **asdict(search.merge)}}
+
+
+@dataclass(frozen=True, eq=False)
+class Cells(Stage):
+    """The grid's scores of one pair and alpha, over all lambda2: a sweep with one more alpha evaluates only that one."""
+
+    kind = "cells"
+    version = 2
+
+    transfer: Transfer
+    search: SearchSettings
+    alpha: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.transfer.name} alpha={self.alpha:g}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        searched = _searched(self.search)
+        return {"alpha": self.alpha, **{k: searched[k] for k in ("lambda1", "lambdas", "select", "merge")}}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return self.transfer.inputs([v for v in self.transfer.source_vectors if v.model.alpha == self.alpha])
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        evaluate = self.transfer.evaluator(store, self.search).on(self.search.select)
+        cells = [evaluate(self.alpha, lambda2) for lambda2 in self.search.lambdas]
+        pd.DataFrame(cells).to_parquet(directory / "cells.parquet", index=False)
+        return {"num_cells": len(cells)}
+
+
+@dataclass(frozen=True, eq=False)
+class PairSearch(Stage):
+    """Search one pair: evaluate points on the selection split, choose one, score that one on test.
+
+    Files: cells.parquet, similarities.parquet, and study.journal (an Optuna journal storage) for Optuna.
+    """
+
+    kind = "pair"
+    version = 2
+    engine = "trials"
+    uses_device = True
+    unit = "pairs"
+
+    transfer: Transfer
+    search: SearchSettings
+    study_prefix: str
+
+    @property
+    def name(self) -> str:
+        return self.transfer.name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"search": _searched(self.search)}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return self.transfer.inputs((*self.transfer.source_vectors, *self.transfer.target_vectors))
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        transfer, search = self.transfer, self.search
+        points = transfer.evaluator(store, search)
+        if search.method == "grid":
+            grids = [Cells(transfer, search, alpha).publish(store) for alpha in search.alphas]
+            cells = [cell for a in grids if a for cell in pd.read_parquet(a.path("cells.parquet")).to_dict("records")]
+        else:
+            name = f"{self.study_prefix}/{transfer.source}->{transfer.target}"
+            cells = run_study(name, self.key, search, points.on(search.select), directory / "study.journal")
+        cells = [{**cell, "trial": i} for i, cell in enumerate(cells)]
+        chosen = choose(cells, search)
+        chosen["is_chosen"] = True
+        if search.select == "validation":
+            on_test = points.on("test")(chosen["alpha"], chosen["lambda2"])
+            cells.append({**on_test, "trial": chosen["trial"], "is_chosen": True})
+        pd.DataFrame(cells)[list(CELL_COLUMNS)].to_parquet(directory / "cells.parquet", index=False)
+        self._similarities(store).to_parquet(directory / "similarities.parquet", index=False)
+        meets = chosen["normalized_accuracy"] is not None and chosen["normalized_accuracy"] >= search.min_normalized_accuracy
+        return {"num_cells": len(cells), "constraint_met": bool(meets)}
+
+    def _similarities(self, store: Store) -> pd.DataFrame:
+        """Cosines of the task vectors of source and target, per alpha."""
+        transfer = self.transfer
+        between = lambda a, b: float(cosine_similarities([a.load(store), b.load(store)])[0, 1])  # noqa: E731
+        prediction_only = between(transfer.source_task, transfer.target_task)
+        rows = [
+            (transfer.source, transfer.target, mine.model.alpha, prediction_only, between(mine, theirs))
+            for mine, theirs in zip(transfer.source_vectors, transfer.target_vectors, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=list(SIMILARITY_COLUMNS))
+
+    def cells(self, store: Store) -> pd.DataFrame:
+        return pd.read_parquet(self.artifact(store).path("cells.parquet"))
+
+    def similarities(self, store: Store) -> pd.DataFrame:
+        return pd.read_parquet(self.artifact(store).path("similarities.parquet"))
+
+    def chosen(self, store: Store, split: str) -> dict[str, Any]:
+        """The chosen point's cell on a split."""
+        cells = self.cells(store)
+        return dict(cells[cells["is_chosen"] & (cells["split"] == split)].iloc[0])
+
+    def child_run(self, store: Store) -> ChildRun:
+        manifest = self.artifact(store).manifest
+        row = self.chosen(store, "test")
+        similarities = self.similarities(store)
+        at_alpha = similarities[similarities["alpha"] == row["alpha"]].iloc[0]
+        points = ("source_domain", "target_domain", "alpha", "lambda1", "lambda2")
+        scores = [c for c in CELL_COLUMNS if c not in (*points, "split", "trial", "is_chosen")]
+        similar = ("similarity_prediction_only", "similarity_explainability")
+        return ChildRun(
+            stage="pair",
+            key=self.key,
+            name=self.name,
+            params={name: row[name] for name in points},
+            metrics={**{name: row[name] for name in scores}, **{name: at_alpha[name] for name in similar}},
+            tags={"constraint_met": str(manifest["meta"]["constraint_met"]), "select": self.search.select},
+            started_s=manifest["started"],
+            seconds=manifest["seconds"],
+        )

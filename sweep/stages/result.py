@@ -1,0 +1,100 @@
+"""The result of a sweep put together from its artifacts: cells, references, similarities, examples, and the report drawn of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.games.attribution_labels import perturbations
+from core.metrics import Scores, mean_scores, with_normalized
+from sweep.experiment.config import SweepConfig
+from sweep.report.page import write_report
+from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, SweepResult
+from sweep.stages.examples import Examples
+from sweep.stages.labels import LabelSet
+from sweep.stages.pairs import PairSearch
+from sweep.stages.provenance import provenance
+from sweep.stages.references import Reference
+from sweep.stages.scoring import map_scores
+from sweep.stages.stage import Stage
+from sweep.store.artifacts import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Result(Stage):
+    """Files: those of SweepResult, report.html, figures."""
+
+    kind = "result"
+    version = 2
+
+    command: str
+    config: SweepConfig
+    pairs: tuple[PairSearch, ...]
+    references: tuple[Reference, ...]
+    examples: tuple[Examples, ...]
+    train_labels: tuple[LabelSet, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.command} {self.config.suite}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"command": self.command, "suite": self.config.suite}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (*self.pairs, *self.references, *self.examples, *self.train_labels)
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        result = SweepResult(
+            command=self.command,
+            sweep_key=self.key,
+            suite=self.config.suite,
+            sources=tuple(dict.fromkeys(pair.transfer.source for pair in self.pairs)),
+            targets=tuple(dict.fromkeys(pair.transfer.target for pair in self.pairs)),
+            pairs=tuple((pair.transfer.source, pair.transfer.target) for pair in self.pairs),
+            provenance=provenance(self.config, self.pairs, store),
+            cells=pd.concat([pair.cells(store) for pair in self.pairs], ignore_index=True)[list(CELL_COLUMNS)],
+            references=self._references(store),
+            similarities=pd.concat([pair.similarities(store) for pair in self.pairs], ignore_index=True)[list(SIMILARITY_COLUMNS)],
+            examples=tuple(example for examples in self.examples for example in examples.load(store)),
+        )
+        result.to_directory(directory)
+        write_report(result, directory)
+        return {"num_pairs": len(self.pairs)}
+
+    def _references(self, store: Store) -> pd.DataFrame:
+        """The rows on test, with those that need other domains' labels."""
+        rows: list[dict[str, Any]] = []
+        for reference in self.references:
+            prediction_only = reference.prediction_only_scores(store, "test")
+            found = [row for row in reference.rows(store) if row["split"] == "test"]
+            other = self._other_mean_map(store, reference)
+            found.append({"domain": reference.target, "reference": "other_mean_map", "alpha": None, **other})
+            rows += [{**row, **with_normalized(row, prediction_only)} for row in found]
+        return pd.DataFrame(rows)[list(REFERENCE_COLUMNS)]
+
+    def _other_mean_map(self, store: Store, reference: Reference) -> Scores:
+        """Scores on test of the other domains' mean label maps: the mean over them, each scored by itself."""
+        labels = reference.test.load(store)
+        removed = perturbations(labels.attributions.shape[1], reference.test.settings.num_perturbations)
+        others = [found for found in self.train_labels if found.domain != reference.target]
+        all_scores = [map_scores(labels, removed, other.mean_map(store).astype(np.float32)) for other in others]
+        return mean_scores(all_scores)
+
+    def load(self, store: Store) -> SweepResult:
+        """A result that was assembled before."""
+        artifact = self.artifact(store)
+        with tempfile.TemporaryDirectory() as directory:
+            for name in artifact.manifest["files"]:
+                if "/" not in name:  # figures are not read back
+                    shutil.copyfile(artifact.path(name), Path(directory) / name)
+            return SweepResult.from_directory(Path(directory))
+

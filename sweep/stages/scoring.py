@@ -1,0 +1,78 @@
+"""Scores of a model or a map on one split of a domain."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.games.attribution_labels import AttributionLabels, perturbations
+from core.metrics import Scored, Scores, attribution_scores
+from core.metrics import accuracy as accuracy_of
+from core.model import Preprocessing, SelfExplainingClassifier
+from sweep.experiment.config import Device
+from sweep.stages.labels import LabelSet
+from sweep.stages.pictures import Pictures
+from sweep.store.artifacts import Store
+
+BATCH_SIZE = 256
+RESIDENT_BYTES = 2**31
+"""Pixels of a split that are kept on the device between models; a larger split is read batch by batch."""
+
+
+class SplitEvaluator:
+    """One split of a domain with its labels, ready to score any model on. Accuracy over all pictures, the rest over the labelled."""
+
+    def __init__(self, store: Store, pictures: Pictures, labels: LabelSet, preprocessing: Preprocessing, device: Device) -> None:
+        self._pictures = pictures.load(store, labels.split)
+        self._preprocessing, self._device = preprocessing, device
+        self.labels: AttributionLabels = labels.load(store)
+        self._removed = perturbations(self.labels.attributions.shape[1], labels.settings.num_perturbations)
+        num_bytes = len(self._pictures) * 3 * preprocessing.image_size**2
+        self._resident: dict[int, Tensor] | None = {} if num_bytes <= RESIDENT_BYTES else None
+
+    def _pixels(self, start: int, stop: int) -> Tensor:
+        """uint8 on the device."""
+        if self._resident is None:
+            return self._pictures.pixels.range(start, stop).to(self._device)
+        if start not in self._resident:
+            self._resident[start] = self._pictures.pixels.range(start, stop).to(self._device)
+        return self._resident[start]
+
+    @torch.inference_mode()
+    def outputs(self, classifier: SelfExplainingClassifier) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of all pictures [N, C] and attributions of the true classes of the labelled ones [L, M]."""
+        logits: list[Tensor] = []
+        attributions: list[Tensor] = []
+        for start in range(0, len(self._pictures), BATCH_SIZE):
+            stop = min(start + BATCH_SIZE, len(self._pictures))
+            inputs = self._preprocessing.normalise(self._pixels(start, stop))
+            class_ids = torch.from_numpy(self._pictures.class_ids[start:stop]).to(self._device)
+            num_labelled = max(0, min(stop, len(self.labels)) - start)
+            if num_labelled:
+                explained = classifier(inputs[:num_labelled], class_ids[:num_labelled])
+                logits.append(explained.logits)
+                attributions.append(explained.attributions)
+            if num_labelled < stop - start:
+                logits.append(classifier.logits(inputs[num_labelled:]))
+        return torch.cat(logits).float().cpu().numpy(), torch.cat(attributions).float().cpu().numpy()
+
+    def scores(self, classifier: SelfExplainingClassifier) -> Scores:
+        """Every score of a model."""
+        logits, attributions = self.outputs(classifier)
+        return self.map_scores(attributions, accuracy_of(logits, self._pictures.class_ids))
+
+    def map_scores(self, attributions: np.ndarray, accuracy: float | None = None) -> Scores:
+        """Scores of attributions [L, M] (or of one map [M] for all pictures) without a model."""
+        return map_scores(self.labels, self._removed, attributions, accuracy)
+
+
+def map_scores(
+    labels: AttributionLabels, removed: np.ndarray, attributions: np.ndarray, accuracy: float | None = None
+) -> Scores:
+    """Scores of attributions [L, M] (or of one map [M] for all pictures) against labels of L pictures."""
+    attributions = np.broadcast_to(attributions, labels.attributions.shape)
+    return attribution_scores(
+        Scored(attributions, labels.attributions, removed, labels.value_full, labels.perturbation_values, accuracy)
+    )
+

@@ -1,0 +1,83 @@
+"""Task vectors as artifacts: tau_ft and the explainability vector tau_star, each a file that can be shipped (eqs. 6 and 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.task_vectors import TaskVector
+from sweep.stages.models import FineTuned
+from sweep.stages.stage import ChildRun, Stage
+from sweep.store.artifacts import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Vector(Stage):
+    """model minus start: tau_ft where start is None, the base; tau_star where start is the same domain's prediction-only model."""
+
+    kind = "vector"
+    version = 1
+
+    model: FineTuned
+    start: FineTuned | None
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def file_name(self) -> str:
+        return f"{'task' if self.start is None else 'explainability'}_vector.safetensors"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"base": self.model.base.fingerprint, "source_domain": self.model.source}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (self.model, *((self.start,) if self.start else ()))
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        base = self.model.base
+        start = self.start.load(store) if self.start else dict(base.load().visual.state_dict())
+        vector = TaskVector.between(self.model.load(store), start, base.fingerprint)
+        metadata = {"domain": self.model.source, "alpha": repr(self.model.alpha), "model": self.model.key}
+        vector.save(directory / self.file_name, metadata)
+        return {"norm": vector.norm()}
+
+    def load(self, store: Store) -> TaskVector:
+        return TaskVector.load(self.artifact(store).path(self.file_name))
+
+    def child_run(self, store: Store) -> ChildRun:
+        """The training, with its curves and the vector that came of it."""
+        model, alpha = self.model, self.model.alpha
+        trained = model.artifact(store)
+        history = model.history(store)
+        curves = {
+            metric: [(point["step"], point[metric]) for point in history if point[metric] is not None]
+            for metric in ("loss", "classification_loss", "explanation_loss")
+        }
+        recipe = {f"recipe.{k}": v for k, v in trained.manifest["params"]["recipe"].items()}
+        return ChildRun(
+            stage="finetune",
+            key=self.key,
+            name=self.name,
+            params={
+                "source_domain": model.source,
+                "alpha": alpha,
+                "base": model.base.name,
+                "base_fingerprint": model.base.fingerprint,
+                **recipe,
+            },
+            metrics={
+                "vector_norm": self.artifact(store).manifest["meta"]["norm"],
+                "final_loss": history[-1]["loss"],
+                "num_pictures": trained.manifest["meta"]["num_pictures"],
+            },
+            tags={"kind": "prediction_only" if alpha == 1.0 else "self_explaining", "model_key": model.key},
+            started_s=trained.manifest["started"],
+            seconds=trained.manifest["seconds"],
+            large_files=[(self.file_name, "vectors")],
+            curves={metric: points for metric, points in curves.items() if points},
+        )
