@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,16 +15,14 @@ from torch import Tensor
 from core.games.coalition_values import CoalitionEvaluator, Fill, Value
 from core.games.patch_features import patch_features
 from core.model import SelfExplainingClassifier
-from core.shapley.estimators import LEARNED, CoalitionPool, Design, Estimator, Learned
-from core.shapley.kernel_shap import ENUMERATION_FACTOR
-from core.shapley.residual_posterior import ResidualSolver
-from core.shapley.surrogate import Surrogate
+from core.shapley.coalition_pool import CoalitionPool
+from core.shapley.estimator import Coalitions, Design, Learned, Values
+from core.shapley.estimators import find_estimator
+from core.shapley.kernel_shap import KERNEL_SHAP
+from core.shapley.learning import Learning, PictureGames
 
 Precision = Literal["float32", "bfloat16"]
 Floats = NDArray[np.float32]
-
-SMALLEST_STAGE = 6
-"""Times M: evaluations before the first look at an image's error, where images may stop early; error bars of fewer are no guide."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,11 @@ class LabelSettings:
     """What a label set depends on besides the classifier and the pictures.
 
     budget: evaluations a picture, besides those of the empty and the grand coalition. pool_size: coalition designs in the pool.
-    estimator: see `estimators`. fill, value, label_scale: see `CoalitionEvaluator`. l1_reg: see `core.shapley.feature_selection`.
-    precision: arithmetic of the image tower. seed: of the pool. num_perturbations: additional evaluations a picture that infidelity is
-    measured on (0 where no model is scored on the pictures). target_error: a picture gets no further evaluations once its estimated
-    relative error (root mean square standard error over root mean square attribution) is at most this; None: all get the budget.
+    estimator: a name in `core.shapley.estimators`. fill, value, label_scale: see `CoalitionEvaluator`. l1_reg: see
+    `core.shapley.feature_selection`. precision: arithmetic of the image tower. seed: of the pool. num_perturbations: additional
+    evaluations a picture that infidelity is measured on (0 where no model is scored on the pictures). target_error: a picture gets no
+    further evaluations once its estimated relative error (root mean square standard error over root mean square attribution) is at most
+    this; None: all get the budget. Raises ValueError, with the fix, for what does not go together.
     """
 
     budget: int = 512
@@ -44,7 +44,7 @@ class LabelSettings:
     precision: Precision = "float32"
     seed: int = 0
     num_perturbations: int = 0
-    estimator: Estimator = "kernel_shap"
+    estimator: str = "kernel_shap"
     fill: Fill = "mean"
     l1_reg: str = "none"
     target_error: float | None = None
@@ -56,24 +56,37 @@ class LabelSettings:
             raise ValueError(f"label_scale must be positive, not {self.label_scale}")
         if self.target_error is not None and not self.target_error > 0:
             raise ValueError(f"the relative error to stop at must be positive, not {self.target_error}")
-        if self.target_error is not None and self.l1_reg != "none":
-            raise ValueError("stopping early needs error bars, and labels with l1_reg have none: leave one of them out")
-        if self.target_error is not None and self.estimator in LEARNED:
+        estimator = find_estimator(self.estimator)
+        estimator.check_l1_reg(self.l1_reg)
+        if self.target_error is not None and not estimator.has_error_bars(self.l1_reg):
+            what = "labels with l1_reg" if estimator.has_error_bars() else f"{self.estimator} labels"
+            raise ValueError(f"stopping early needs error bars, and {what} have none: leave one of them out")
+        if self.target_error is not None and not estimator.can_stop_early:
             raise ValueError(f"{self.estimator} error bars are the same for all pictures of a design: stop early with another estimator")
 
     def pool(self, num_patches: int, role: str) -> CoalitionPool:
-        return CoalitionPool(num_patches, self.budget, self.pool_size, role, self.seed, self.estimator, self.l1_reg)
+        """Of the pictures in a role: those of "train" and "test" are labelled on independent coalitions."""
+        estimator = find_estimator(self.estimator)
+        return CoalitionPool(estimator, num_patches, self.budget, self.pool_size, role, self.seed, self.l1_reg)
 
-    def stages(self, num_patches: int) -> list[int]:
+    def learning(self, num_patches: int, role: str, reference_budget: int) -> Learning | None:
+        """How the estimator learns before it labels the pictures in a role; None where it learns nothing."""
+        learning = find_estimator(self.estimator).learning
+        return None if learning is None else learning(self.pool(num_patches, role), reference_budget)
+
+    def check(self, num_patches: int) -> None:
+        """Raises ValueError, with the fix, where pictures of so many patches cannot be labelled; before anything is learned."""
+        find_estimator(self.estimator).check(num_patches, self.budget, self.l1_reg)
+
+    def rounds(self, num_patches: int) -> list[int]:
         """Evaluations after which a picture may stop: doubled up to the budget."""
-        stages = [self.budget]
+        rounds = [self.budget]
         if self.target_error is None:
-            return stages
-        enumerates = self.estimator in ("kernel_shap", "size_adjusted") and self.budget >= ENUMERATION_FACTOR * num_patches
-        smallest = (ENUMERATION_FACTOR if enumerates else SMALLEST_STAGE) * num_patches
-        while stages[0] // 4 * 2 >= smallest:
-            stages.insert(0, stages[0] // 4 * 2)
-        return stages
+            return rounds
+        smallest = find_estimator(self.estimator).first_round(num_patches, self.budget)
+        while rounds[0] // 4 * 2 >= smallest:
+            rounds.insert(0, rounds[0] // 4 * 2)
+        return rounds
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,7 @@ def precision_shift(
     """
     num_patches = classifier.visual.grid_size[0] * classifier.visual.grid_size[1]
     plain = replace(
-        settings, budget=max(128, 6 * (num_patches // 2)), estimator="kernel_shap", l1_reg="none", target_error=None, num_perturbations=0
+        settings, budget=max(128, 6 * (num_patches // 2)), estimator=KERNEL_SHAP.name, l1_reg="none", target_error=None, num_perturbations=0
     )
     ids = [str(n) for n in range(len(inputs))]
     exact, low = (
@@ -144,8 +157,9 @@ def precision_shift(
 class Labeller:
     """Labels pictures with one classifier. `role` names the coalition pool: train and test pictures take different ones.
 
-    learned: what the calibrated estimator (`calibrate`) or the surrogate one (`fit_surrogate`) has learned. known: by picture id, values
-    that need no evaluation (`values`). Raises ValueError for a budget that cannot be solved, before any evaluation.
+    learned: what the estimator has learned from the data set (`core.shapley.learning`), if it learns; without, pictures can be evaluated
+    but not labelled. known: by picture id, values that need no evaluation (`values`).
+    Raises ValueError for a budget that cannot be solved, before any evaluation.
     """
 
     def __init__(
@@ -159,13 +173,12 @@ class Labeller:
         known: Mapping[str, Floats] | None = None,
     ) -> None:
         self.num_patches = classifier.visual.grid_size[0] * classifier.visual.grid_size[1]
+        settings.check(self.num_patches)
         self._settings, self._known = settings, known or {}
         self._learned = learned
         self.pool = settings.pool(self.num_patches, role)
-        self._stages = settings.stages(self.num_patches)
+        self._rounds = settings.rounds(self.num_patches)
         self._removed = perturbations(self.num_patches, settings.num_perturbations)
-        if settings.estimator != "surrogate" or learned is not None:  # a surrogate is learned from what `values` gives without it
-            self._design(0)
         self.evaluator = CoalitionEvaluator(
             classifier,
             value=settings.value,
@@ -179,29 +192,32 @@ class Labeller:
         """Set the batch size by trial on a few pictures (`CoalitionEvaluator.find_batch_size`); returns it."""
         return self.evaluator.find_batch_size(inputs, class_ids, torch.from_numpy(self.pool.coalitions(0)))
 
-    def label(self, inputs: Tensor, class_ids: Tensor, picture_ids: Sequence[str]) -> AttributionLabels:
-        """Labels of normalised inputs [N, 3, S, S] for their classes [N]; each picture's id picks its coalitions."""
-        members = np.array([self.pool.member_of(picture_id) for picture_id in picture_ids])
-        out: AttributionLabels | None = None
-        for member in np.unique(members):
-            index = np.flatnonzero(members == member)
-            part = self._label_with(int(member), inputs[index], class_ids[index], [picture_ids[i] for i in index.tolist()])
-            if out is None:
-                out = AttributionLabels(
-                    **{
-                        f.name: np.empty((len(members), *value.shape[1:]), value.dtype)
-                        for f in fields(part)
-                        for value in [getattr(part, f.name)]
-                    }
-                )
-            for f in fields(part):
-                getattr(out, f.name)[index] = getattr(part, f.name)
-        if out is None:
-            raise ValueError("no pictures to label")
-        return out
+    def games(self, inputs: Tensor, class_ids: Tensor, picture_ids: Sequence[str]) -> PictureGames:
+        """The games of normalised inputs [N, 3, S, S] for their classes [N], as what an estimator learns from is evaluated."""
+        return _Games(self, inputs, class_ids, picture_ids)
 
-    def _design(self, member: int, stage: int = -1) -> Design:
-        return self.pool.design(member, self._stages[stage], self._learned)
+    def features(self, inputs: Tensor, class_ids: Tensor) -> Tensor:
+        """What an estimator that learns may know of each patch: `patch_features`. [N, M, D]"""
+        return patch_features(self.evaluator, inputs, class_ids)
+
+    def label(self, inputs: Tensor, class_ids: Tensor, picture_ids: Sequence[str]) -> AttributionLabels:
+        """Labels of normalised inputs [N, 3, S, S] for their classes [N]; each picture's id picks its coalitions.
+
+        Raises ValueError without pictures, or before the estimator has learned what it must.
+        """
+        parts, order = [], []
+        for member, index in self.by_member(picture_ids):
+            order.append(index)
+            parts.append(self._label_with(member, inputs[index], class_ids[index], [picture_ids[i] for i in index.tolist()]))
+        if not parts:
+            raise ValueError("no pictures to label")
+        return AttributionLabels.concatenate(parts).take(np.argsort(np.concatenate(order)))
+
+    def by_member(self, picture_ids: Sequence[str]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Members of the pool and the positions of the pictures that take them."""
+        members = np.array([self.pool.member_of(picture_id) for picture_id in picture_ids])
+        for member in np.unique(members).tolist():
+            yield member, np.flatnonzero(members == member)
 
     def values(self, member: int, inputs: Tensor, class_ids: Tensor) -> Floats:
         """What is evaluated first of pictures that take this member of the pool. [N, P + 2 + I]
@@ -209,8 +225,12 @@ class Labeller:
         The values of its coalitions, of the empty and the grand one, and of the perturbations.
         """
         ends = np.stack([np.zeros(self.num_patches, dtype=bool), np.ones(self.num_patches, dtype=bool)])
-        coalitions = self.pool.coalitions(member)[: self._stages[0]]
+        coalitions = self.pool.sample(member, self._rounds[0]).coalitions
         return self._values(inputs, class_ids, np.concatenate([coalitions, ends, ~self._removed])).astype(np.float32)
+
+    def _design(self, member: int, number: int) -> Design:
+        """Of the number-th round."""
+        return self.pool.design(member, self._rounds[number], self._learned)
 
     def _label_with(self, member: int, inputs: Tensor, class_ids: Tensor, picture_ids: Sequence[str]) -> AttributionLabels:
         """Labels of pictures that take the same member of the pool."""
@@ -222,55 +242,57 @@ class Labeller:
         for n in np.flatnonzero(is_known).tolist():
             values[n] = self._known[picture_ids[n]]
         game, (empty, full), perturbed = values[:, : first.budget], values[:, first.budget :][:, :2].T, values[:, first.budget + 2 :]
-        if isinstance(self._learned, Surrogate):
-            predicted = self._learned.predict(patch_features(self.evaluator, inputs, class_ids), empty, full, seed=member)
-            assert isinstance(first.solver, ResidualSolver)
-            return _as_labels(*predicted.corrected(first.coalitions, first.solver, game), empty, full, perturbed, first.budget)
-        labels = _solved(first, game, empty, full, perturbed)
+        labels = _solved(first, game, empty, full, perturbed, lambda: self.features(inputs, class_ids))
         unfinished = np.arange(len(inputs))
-        for stage in range(1, len(self._stages)):
+        for number in range(1, len(self._rounds)):
             precise = _relative_error(labels.take(unfinished)) <= (self._settings.target_error or 0.0)
             game, unfinished = game[~precise], unfinished[~precise]
             if not len(unfinished):
                 break
-            design = self._design(member, stage)
-            further = self._values(inputs[unfinished], class_ids[unfinished], design.coalitions[game.shape[1] :])
-            game = np.concatenate([game, further], axis=1)
-            solved = _solved(design, game, empty[unfinished], full[unfinished], perturbed[unfinished])
+            design = self._design(member, number)
+            some, own = inputs[unfinished], class_ids[unfinished]
+            game = np.concatenate([game, self._values(some, own, design.coalitions[game.shape[1] :])], axis=1)
+            ends = empty[unfinished], full[unfinished]
+            solved = _solved(design, game, *ends, perturbed[unfinished], partial(self.features, some, own))
             for f in fields(labels):
                 getattr(labels, f.name)[unfinished] = getattr(solved, f.name)
         return labels
 
-    def _values(self, inputs: Tensor, class_ids: Tensor, coalitions: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def _values(self, inputs: Tensor, class_ids: Tensor, coalitions: Coalitions) -> Values:
         return self.evaluator.values(inputs, class_ids, torch.from_numpy(coalitions)).cpu().numpy().astype(np.float64)
 
 
+@dataclass(frozen=True)
+class _Games:
+    """`PictureGames` of a labeller's pictures."""
+
+    labeller: Labeller
+    inputs: Tensor
+    class_ids: Tensor
+    ids: Sequence[str]
+
+    def values(self, coalitions: Coalitions) -> Floats:
+        return self.labeller.evaluator.values(self.inputs, self.class_ids, torch.from_numpy(coalitions)).cpu().numpy()
+
+    def label_values(self) -> Floats:
+        parts, order = [], []
+        for member, index in self.labeller.by_member(self.ids):
+            order.append(index)
+            parts.append(self.labeller.values(member, self.inputs[index], self.class_ids[index]))
+        return np.concatenate(parts)[np.argsort(np.concatenate(order))]
+
+
 def _solved(
-    design: Design,
-    values: NDArray[np.float64],
-    empty: NDArray[np.float64],
-    full: NDArray[np.float64],
-    perturbed: NDArray[np.float64],
+    design: Design, values: Values, empty: Values, full: Values, perturbed: Values, features: Callable[[], Tensor]
 ) -> AttributionLabels:
-    attributions = design.solver.attributions(values, empty, full)
-    return _as_labels(attributions, design.solver.standard_error(values, empty, full), empty, full, perturbed, design.budget)
-
-
-def _as_labels(
-    attributions: NDArray[np.float64],
-    standard_error: NDArray[np.float64],
-    empty: NDArray[np.float64],
-    full: NDArray[np.float64],
-    perturbed: NDArray[np.float64],
-    budget: int,
-) -> AttributionLabels:
+    attributions, standard_error = design.solver.solve(values, empty, full, features)
     return AttributionLabels(
         attributions.astype(np.float32),
         standard_error.astype(np.float32),
         empty.astype(np.float32),
         full.astype(np.float32),
         perturbed.astype(np.float32),
-        np.full(len(attributions), budget, dtype=np.int32),
+        np.full(len(attributions), design.budget, dtype=np.int32),
     )
 
 

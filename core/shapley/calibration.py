@@ -1,28 +1,47 @@
-"""Calibrated Shapley estimates: what the attributions of a data set look like in general, learned from some of its images.
+"""Calibrated Shapley estimates: what the attributions of a data set look like in general, learned from some of its pictures.
 
-Kernel SHAP treats each image as if nothing were known of it. But the attributions of one classifier's images are alike: where objects
+Kernel SHAP treats each picture as if nothing were known of it. But the attributions of one classifier's pictures are alike: where objects
 lie, which neighbouring patches go together, how the value depends on a coalition's size. A Gaussian prior over the coefficients of
-the size-adjusted regression (`size_adjustment`), learned from images labelled at a higher budget, turns it into a posterior mean:
+the size-adjusted regression (`size_adjustment`), learned from pictures labelled at a higher budget, turns it into a posterior mean:
 
     coefficients ~ N(m0 + m1 t, B),     t = v(N) - v(empty)
     equation of a pair = features . coefficients + noise,     noise ~ N(0, sigma^2 / (K w))
 
 for the K pairs of a coalition matrix with weights w; directions of sum zero and an equal share of t make efficiency exact. It is still a
 linear map from game values, one a matrix of the pool, and tends to Kernel SHAP as the budget grows. It is a *shrinkage* estimator: its
-error is smaller, and it is no longer unbiased. `CalibrationReport` says by how much, on held-out images.
+error is smaller, and it is no longer unbiased. `CalibrationReport` says by how much, on held-out pictures.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from core.shapley.kernel_shap import CoalitionMatrix, Values
-from core.shapley.size_adjustment import SizeAdjustedSolver, equations, features, zero_sum_basis
+from core.shapley.estimator import Estimator, Learned, Sample, Seed, Values, ValueSolver, role_seed
+from core.shapley.kernel_shap import CoalitionMatrix, sample_coalitions
+from core.shapley.learning import (
+    Arrays,
+    CalibrationReport,
+    Features,
+    GamesRequest,
+    Learning,
+    PictureGames,
+    Progress,
+    held_out_report,
+)
+from core.shapley.size_adjustment import SIZE_ADJUSTED, SizeAdjustedSolver, equations, features, zero_sum_basis
 
-HELD_OUT = 4
-"""One of so many groups of images is held out of the fit, for the report."""
+NUM_GROUPS = 16
+"""Groups of pictures, each with coalitions of its own, so that the references' error is not common to all pictures."""
+
+HELD_OUT_EVERY = 4
+"""Every fourth group of pictures is held out of the fit that is reported."""
 
 LEAST_SIGNAL = 0.02
 """Share of its own variance that no direction of the prior falls below, after the references' noise is taken off."""
@@ -42,11 +61,11 @@ class Games:
 
 
 @dataclass(frozen=True, eq=False)
-class AttributionPrior:
+class AttributionPrior(Learned):
     """Gaussian prior of the F regression coefficients of a game with M players, given its total t.
 
     offset, slope: [F], the mean is offset + slope t. covariance: [F, F] around it. noise: variance of a pair's equation around the
-    fit. error_scale: the posterior standard deviation is multiplied by it, so that errors of held-out images have the stated size.
+    fit. error_scale: the posterior standard deviation is multiplied by it, so that errors of held-out pictures have the stated size.
     """
 
     num_players: int
@@ -56,8 +75,19 @@ class AttributionPrior:
     noise: float
     error_scale: float = 1.0
 
+    def to_bytes(self) -> bytes:
+        content = io.BytesIO()
+        np.savez(content, **{name: np.asarray(value) for name, value in asdict(self).items()})  # type: ignore[arg-type]
+        return content.getvalue()
 
-class CalibratedSolver:
+    @classmethod
+    def from_bytes(cls, content: bytes) -> AttributionPrior:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
+        return cls(**found)
+
+
+class CalibratedSolver(ValueSolver):
     """The posterior mean of one coalition matrix as a linear map of game values, with the prior's error bars."""
 
     def __init__(self, matrix: CoalitionMatrix, prior: AttributionPrior) -> None:
@@ -81,51 +111,34 @@ class CalibratedSolver:
         return total[:, None] / self._prior.num_players + found[:, : self._prior.num_players - 1] @ self._basis.T
 
     def standard_error(self, values: Values, value_empty: Values, value_full: Values) -> Values:
-        """Posterior standard deviation, the same for every image of the matrix. [N, M]"""
+        """Posterior standard deviation, the same for every picture of the matrix. [N, M]"""
         return np.tile(self._deviation, (len(values), 1))
 
 
-@dataclass(frozen=True)
-class CalibrationReport:
-    """What calibrated estimates are worth on held-out images, at the budget in use, against references of a high budget.
-
-    relative_error, kernel_shap_relative_error (NaN where that has no solution): root of summed squared errors over summed squared
-    attributions, the references' own noise taken off. bias: the same of the mean error over images, what is common to all (pools make
-    it small). slope: of estimates regressed on references; below 1 is shrinkage. z_spread: root mean square of errors over their
-    stated size; the prior that is used has its error bars multiplied by it.
-    """
-
-    num_fitted: int
-    num_held_out: int
-    budget: int
-    relative_error: float
-    kernel_shap_relative_error: float
-    bias: float
-    slope: float
-    z_spread: float
-
-
 def is_held_out(group: int) -> bool:
-    """Whether a group of images is held out of the fit that is reported."""
-    return group % HELD_OUT == HELD_OUT - 1
+    """Whether a group of pictures is held out of the fit that is reported."""
+    return group % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
 
-def calibrate(references: list[Games], designs: list[Games | None]) -> tuple[AttributionPrior, CalibrationReport]:
-    """The prior of all images, and a report from a fit without every fourth group of them.
+def calibrate(references: Sequence[Games], designs: Sequence[Games | None]) -> tuple[AttributionPrior, CalibrationReport]:
+    """The prior of all groups of pictures, and a report from a fit without those that are held out.
 
-    references[k], designs[k]: the same images' games at a high budget, and at the budget that will be used (needed of the groups that
-    `is_held_out` names). Raises ValueError for too few images, as `fit_prior`, or too few groups.
+    references[k]: games of a group at a high budget. designs[k]: of a group that is held out, the same games at the budget that will be
+    used; None of the others. Raises ValueError for too few pictures, as `fit_prior`, or no group held out.
     """
-    held_out = [k for k, design in enumerate(designs) if is_held_out(k) and design is not None]
-    fitted = [k for k in range(len(references)) if not is_held_out(k)]
-    if not held_out:
-        raise ValueError(f"calibration needs at least {HELD_OUT} groups of images, there are {len(references)}")
+    held_out = [k for k, design in enumerate(designs) if design is not None]
+    fitted = [k for k, design in enumerate(designs) if design is None]
+    if not held_out or not fitted:
+        raise ValueError(
+            f"calibration needs at least {HELD_OUT_EVERY} groups of pictures, one of them held out; {len(references)} have pictures that "
+            "can be read"
+        )
     prior = fit_prior([references[k] for k in fitted])
     num_fitted = sum(len(references[k].values) for k in fitted)
     tried = [design for k in held_out for design in [designs[k]] if design is not None]
     report = _report(prior, [references[k] for k in held_out], tried, num_fitted)
     whole = fit_prior(references)
-    return replace(whole, error_scale=report.z_spread), report
+    return replace(whole, error_scale=report.z_spread), replace(report, is_refitted=True)
 
 
 def _report(prior: AttributionPrior, references: list[Games], designs: list[Games], num_fitted: int) -> CalibrationReport:
@@ -145,56 +158,111 @@ def _report(prior: AttributionPrior, references: list[Games], designs: list[Game
     )
 
 
-def held_out_report(
-    truth: Values, truth_error: Values, estimate: Values, deviation: Values, plain: Values | None, *, budget: int, num_fitted: int
-) -> CalibrationReport:
-    """Estimates against references, both [N, M], with their error bars. plain: Kernel SHAP's estimates at the same budget."""
-    noise = np.square(truth_error).sum()
-    size = max(np.square(truth).sum() - noise, 1e-12)
-    error = estimate - truth
+def fit_prior(references: Sequence[Games]) -> AttributionPrior:
+    """The prior from games valued at a high budget; each matrix has its own pictures, so that its error is not common to all.
 
-    def relative(found: Values) -> float:
-        return float(np.sqrt(np.maximum(np.square(found - truth).sum() - noise, 0.0) / size))
-
-    common = np.square(error.mean(0)).sum() * len(error) - np.square(error - error.mean(0)).sum() / max(1, len(error) - 1)
-    centred = truth - truth.mean(0)
-    signal = max(np.square(centred).sum() - noise, 1e-12)
-    return CalibrationReport(
-        num_fitted=num_fitted,
-        num_held_out=len(truth),
-        budget=budget,
-        relative_error=relative(estimate),
-        kernel_shap_relative_error=float("nan") if plain is None else relative(plain),
-        bias=float(np.sqrt(max(common, 0.0) / size)),
-        slope=float((centred * (estimate - estimate.mean(0))).sum() / signal),
-        z_spread=float(np.sqrt(np.mean(np.square(error) / (np.square(deviation) + np.square(truth_error))))),
-    )
-
-
-def fit_prior(references: list[Games]) -> AttributionPrior:
-    """The prior from games valued at a high budget; each matrix has its own images, so that its error is not common to all.
-
-    Raises ValueError with fewer images than M players: the covariance would be mostly shrinkage.
+    Raises ValueError with fewer pictures than M players: the covariance would be mostly shrinkage.
     """
     from sklearn.covariance import ledoit_wolf_shrinkage
 
     num_players = references[0].matrix.num_players
-    num_images = sum(len(games.values) for games in references)
-    if num_images < num_players:
-        raise ValueError(f"calibration needs at least {num_players} images for {num_players} players, not {num_images}")
+    num_pictures = sum(len(games.values) for games in references)
+    if num_pictures < num_players:
+        raise ValueError(f"calibration needs at least {num_players} pictures for {num_players} players, not {num_pictures}")
     solvers = [SizeAdjustedSolver(games.matrix) for games in references]
     solved = [solver.coefficients(*games.arguments()) for solver, games in zip(solvers, references, strict=True)]
     found = np.concatenate([coefficients for coefficients, _, _ in solved])
     total = np.concatenate([totals for _, _, totals in solved])
-    regressors = np.column_stack([np.ones(num_images), total])
+    regressors = np.column_stack([np.ones(num_pictures), total])
     mean = np.linalg.lstsq(regressors, found, rcond=None)[0]  # [2, F]
     centred = found - regressors @ mean
     scale = np.maximum(centred.std(0), 1e-12)
-    sample = (centred / scale).T @ (centred / scale) / (num_images - 2)
+    sample = (centred / scale).T @ (centred / scale) / (num_pictures - 2)
     share = float(ledoit_wolf_shrinkage(centred / scale, assume_centered=True))
     shrunk = (1.0 - share) * sample + share * np.diag(np.diag(sample))
-    sampling = sum(solver.coefficient_covariance(r) * len(r) for solver, (_, r, _) in zip(solvers, solved, strict=True)) / num_images
+    sampling = sum(solver.coefficient_covariance(r) * len(r) for solver, (_, r, _) in zip(solvers, solved, strict=True)) / num_pictures
     eigenvalues, eigenvectors = np.linalg.eigh(shrunk - sampling / np.outer(scale, scale))
     correlation = (eigenvectors * np.maximum(eigenvalues, LEAST_SIGNAL)) @ eigenvectors.T
     noise = np.concatenate([solver.noise(r) for solver, (_, r, _) in zip(solvers, solved, strict=True)])
     return AttributionPrior(num_players, mean[0], mean[1], correlation * np.outer(scale, scale), max(float(noise.mean()), 1e-12))
+
+
+@dataclass(frozen=True)
+class CalibrationLearning(Learning):
+    """Each group of pictures is valued at the reference budget on coalitions of its own, a held-out one at the labels' budget too."""
+
+    default_pictures: ClassVar[int] = 160
+    learned: ClassVar[type[Learned]] = AttributionPrior
+    reference_estimator: ClassVar[Estimator] = SIZE_ADJUSTED
+
+    def least_pictures(self) -> int:
+        """As many fitted ones as there are players."""
+        return next(n for n in count(1) if n - n // HELD_OUT_EVERY >= self.pool.num_players)
+
+    def requests(self, num_available: int, num_pictures: int | None = None, *, request_size: int = 256) -> list[GamesRequest]:
+        """A request a group."""
+        chosen = self._chosen(num_available, num_pictures)
+        return [GamesRequest(k, tuple(chosen[k::NUM_GROUPS])) for k in range(min(NUM_GROUPS, len(chosen)))]
+
+    def num_evaluations(self, requests: Sequence[GamesRequest]) -> int:
+        held_out = sum(len(request.indices) for request in requests if is_held_out(request.index))
+        return sum(len(request.indices) for request in requests) * (self.reference_budget + 2) + held_out * self.pool.budget
+
+    def evaluate(self, request: GamesRequest, games: PictureGames) -> dict[str, NDArray[Any]]:
+        """`reference` [N, R], the `ends` (empty and grand coalition) [N, 2] and of a held-out group the `design` [N, P]."""
+        num_players = self.pool.num_players
+        ends = np.stack([np.zeros(num_players, dtype=bool), np.ones(num_players, dtype=bool)])
+        found = {"ids": np.array(games.ids, dtype=np.str_), "ends": games.values(ends)}
+        found["reference"] = games.values(self._reference(request).coalitions)
+        if is_held_out(request.index):
+            found["design"] = games.values(self._design(request).coalitions)
+        return found
+
+    def fit(
+        self, requests: Sequence[GamesRequest], games: Sequence[Arrays], features: Features, progress: Progress
+    ) -> tuple[AttributionPrior, CalibrationReport]:
+        references, designs = [], []
+        for request, arrays in zip(requests, games, strict=True):
+            if not len(arrays.get("ids", ())):
+                continue
+            values = {name: arrays[name].astype(np.float64) for name in ("reference", "ends", "design") if name in arrays}
+            empty, full = values["ends"].T
+            references.append(Games(self._reference(request), values["reference"], empty, full))
+            designs.append(Games(self._design(request), values["design"], empty, full) if "design" in values else None)
+        found = calibrate(references, designs)
+        progress(1, 1, f"relative error {found[1].relative_error:.3f}")
+        return found
+
+    def _reference(self, request: GamesRequest) -> CoalitionMatrix:
+        return SIZE_ADJUSTED.draw(self.pool.num_players, self.reference_budget, self._seed("reference", request))
+
+    def _design(self, request: GamesRequest) -> CoalitionMatrix:
+        return CALIBRATED.draw(self.pool.num_players, self.pool.budget, self._seed("held out", request))
+
+    def _seed(self, what: str, request: GamesRequest) -> tuple[int, ...]:
+        return role_seed(self.pool.seed, f"{self.pool.role}/{what}", request.index)
+
+
+@dataclass(frozen=True)
+class Calibrated(Estimator):
+    """The posterior mean under a prior learned from the data set."""
+
+    name: str = "calibrated"
+    card: str = "size-adjusted Kernel SHAP with a Gaussian prior learned from this data set: a *shrinkage* estimator, not unbiased"
+    can_stop_early: ClassVar[bool] = False
+    learning: ClassVar[type[Learning] | None] = CalibrationLearning
+
+    def smallest_budget(self, num_players: int) -> int:
+        return 2
+
+    def draw(self, num_players: int, budget: int, seed: Seed = 0) -> CoalitionMatrix:
+        return sample_coalitions(num_players, budget, seed, must_determine=False)
+
+    def solver(self, sample: Sample, learned: Learned | None = None, l1_reg: str = "none") -> CalibratedSolver:
+        assert isinstance(sample, CoalitionMatrix)
+        if not isinstance(learned, AttributionPrior):
+            raise ValueError("the calibrated estimator needs a prior: fit one first")
+        return CalibratedSolver(sample, learned)
+
+
+CALIBRATED = Calibrated()

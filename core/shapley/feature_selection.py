@@ -1,32 +1,24 @@
 """Kernel SHAP with a few non-zero attributions, as `shap.KernelExplainer` does by default: `l1_reg`.
 
 An L1 path over the weighted regression picks the players, and the constrained regression is solved over these alone. Off by default
-here: it is another estimator, which sets most attributions of an image to zero.
+here: it is another estimator, which sets most attributions of a picture to zero.
 """
 
 from __future__ import annotations
 
-import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.shapley.kernel_shap import CoalitionMatrix, Values
+from core.shapley.estimator import Values, ValueSolver
+from core.shapley.l1_reg import parse_l1_reg
 
-_NUM_FEATURES = re.compile(r"num_features\((\d+)\)")
-
-
-def parse_l1_reg(text: str) -> int | str | None:
-    """`none` -> None, `num_features(10)` -> 10, `aic` or `bic` as they are. Raises ValueError for anything else."""
-    if text == "none" or text in ("aic", "bic"):
-        return None if text == "none" else text
-    match = _NUM_FEATURES.fullmatch(text)
-    if match is None or int(match[1]) < 1:
-        raise ValueError(f"l1_reg must be none, num_features(K), aic or bic, not {text!r}")
-    return int(match[1])
+if TYPE_CHECKING:
+    from core.shapley.kernel_shap import CoalitionMatrix
 
 
-class SelectingSolver:
+class SelectingSolver(ValueSolver):
     """Kernel SHAP attributions of a coalition matrix with selected players only; the others are 0.
 
     l1_reg: `num_features(K)`, `aic` or `bic`. There is no error bar for what was selected by the same data: standard errors are NaN.

@@ -1,6 +1,6 @@
 """Kernel SHAP: Shapley values by constrained weighted least squares over sampled coalitions.
 
-This module knows only a value function's values v(S). Which picture or model they come from is `core.games.attribution_labels`.
+This module knows only a value function's values v(S). Which picture or model they come from is `core.games`.
 
 Definitions, after Lundberg & Lee (2017) and Covert & Lee (2021). For M players the Shapley values solve
 
@@ -12,19 +12,22 @@ over all coalitions S other than the empty and the grand one, where pi(s) is pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Coalitions = NDArray[np.bool_]
-"""[P, M], True where a player is present."""
-Values = NDArray[np.float64]
+from core.shapley.estimator import Coalitions, Estimator, Learned, Sample, Seed, Values, ValueSolver
+from core.shapley.feature_selection import SelectingSolver
 
-ENUMERATION_FACTOR = 10
-"""Sizes 1 and M - 1 are enumerated only from a budget of this many times M: below, too few others would be left."""
+ENUMERATION_EVALUATIONS_A_PLAYER = 10
+"""Sizes 1 and M - 1 are enumerated only from a budget of so many times M: below, too few others would be left."""
+
+TRUSTED_EVALUATIONS_A_PLAYER = 4
+"""A regression's error bars cover from a budget of so many times M on (see the tests): below, too few equations are left over."""
 
 MAX_DRAWS = 100
 
@@ -96,9 +99,10 @@ class CoalitionMatrix:
 def sample_coalitions(
     num_players: int,
     budget: int,
-    seed: int | tuple[int, ...] = 0,
+    seed: Seed = 0,
     sampling: Sampling = "kernel",
     must_determine: bool = True,
+    is_enough: Callable[[CoalitionMatrix], bool] = lambda matrix: matrix.is_determined,
 ) -> CoalitionMatrix:
     """Draw paired coalitions for a regression with `budget` evaluations.
 
@@ -108,7 +112,8 @@ def sample_coalitions(
     budget) is drawn again.
     sampling: `leverage` draws all sizes alike, in proportion to a coalition's leverage in the regression (Musco & Witter, 2025), and
     weighs what it draws by kernel over drawing probability; nothing is enumerated.
-    must_determine: whether the coalitions alone must determine the attributions; an estimator with a prior does with fewer.
+    must_determine: whether the coalitions alone must determine what is estimated; an estimator with a prior does with fewer.
+    is_enough: whether they do; more than attributions may be fitted.
     Raises ValueError when the budget cannot determine M attributions, or is odd.
     """
     least = smallest_budget(num_players)
@@ -117,7 +122,7 @@ def sample_coalitions(
     if must_determine and budget < least:
         raise ValueError(
             f"a budget of {budget} evaluations cannot determine {num_players} attributions: paired coalitions need at least "
-            f"{least}; raise the budget (about {ENUMERATION_FACTOR * num_players} is usual)"
+            f"{least}; raise the budget (about {ENUMERATION_EVALUATIONS_A_PLAYER * num_players} is usual)"
         )
     if budget % 2 or budget < 2:
         raise ValueError(f"coalitions come in pairs: make the budget even, not {budget}")
@@ -127,7 +132,7 @@ def sample_coalitions(
     generator = np.random.default_rng(seed)
     for _ in range(MAX_DRAWS):
         matrix = _draw(num_players, budget, size_mass, generator, sampling)
-        if not must_determine or matrix.is_determined:
+        if not must_determine or is_enough(matrix):
             return matrix
     raise ValueError(f"{MAX_DRAWS} draws of {budget} coalitions left the {num_players} attributions undetermined: raise the budget")
 
@@ -137,7 +142,7 @@ def _draw(
 ) -> CoalitionMatrix:
     rows: list[NDArray[np.bool_]] = []
     kernel_mass = size_mass.copy()
-    if sampling == "kernel" and num_players > 3 and budget >= ENUMERATION_FACTOR * num_players:
+    if sampling == "kernel" and num_players > 3 and budget >= ENUMERATION_EVALUATIONS_A_PLAYER * num_players:
         rows = list(np.eye(num_players, dtype=bool))
         kernel_mass[[0, -1]] = 0.0
     num_enumerated = len(rows)
@@ -189,7 +194,7 @@ def _all_coalitions(num_players: int, size_mass: Values) -> CoalitionMatrix:
     return CoalitionMatrix(coalitions, weights / weights.sum(), none, np.array([], dtype=np.int64), np.array([]))
 
 
-class KernelShapSolver:
+class KernelShapSolver(ValueSolver):
     """The regression of one coalition matrix, as linear maps from game values: one matrix product a batch of games.
 
     attributions = rest @ (v(S) - v(empty)) + share * (v(N) - v(empty)), solved once in float64.
@@ -238,3 +243,42 @@ class KernelShapSolver:
         residual = np.asarray(values, np.float64) - np.asarray(value_empty, np.float64)[:, None] - phi @ self._coalitions.T
         pairs = residual.reshape(len(residual), -1, 2)
         return (pairs[:, :, 0] - pairs[:, :, 1]) / 2  # a pair's two equations, turned the same way round
+
+
+@dataclass(frozen=True)
+class KernelShap(Estimator):
+    """The regression, over coalitions drawn by `sampling`; with an `l1_reg` over selected players only."""
+
+    name: str
+    card: str
+    sampling: Sampling
+    can_select: ClassVar[bool] = True
+
+    def smallest_budget(self, num_players: int) -> int:
+        return smallest_budget(num_players)
+
+    def draw(self, num_players: int, budget: int, seed: Seed = 0) -> CoalitionMatrix:
+        return sample_coalitions(num_players, budget, seed, self.sampling)
+
+    def solver(self, sample: Sample, learned: Learned | None = None, l1_reg: str = "none") -> ValueSolver:
+        assert isinstance(sample, CoalitionMatrix)
+        return sample.solver if l1_reg == "none" else SelectingSolver(sample, l1_reg)
+
+    def trusted_budget(self, num_players: int) -> int:
+        return TRUSTED_EVALUATIONS_A_PLAYER * num_players
+
+    def first_round(self, num_players: int, budget: int) -> int:
+        plain = super().first_round(num_players, budget)
+        return plain if self.sampling == "leverage" else first_round_after_enumeration(num_players, budget, plain)
+
+
+def first_round_after_enumeration(num_players: int, budget: int, plain: int) -> int:
+    """Where sizes are enumerated they come first, and a prefix needs others beside them; else `plain`."""
+    enumeration = ENUMERATION_EVALUATIONS_A_PLAYER * num_players
+    return enumeration if budget >= enumeration else plain
+
+
+KERNEL_SHAP = KernelShap(
+    "kernel_shap", "Kernel SHAP: constrained weighted least squares over coalitions paired with their complements", "kernel"
+)
+LEVERAGE = KernelShap("leverage", "Kernel SHAP regression over paired coalitions drawn in proportion to their leverage", "leverage")

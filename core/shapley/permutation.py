@@ -6,13 +6,15 @@ backward walk are the complements of the forward walk's (Mitchell et al., 2022).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from core.shapley.kernel_shap import Coalitions, Values
+from core.shapley.estimator import Coalitions, Estimator, Learned, Sample, Seed, Values, ValueSolver
 
 POOLED_DEGREES = 4
-"""Weight of the variance common to an image's players, in permutations, when a player's own is estimated from few."""
+"""Weight of the variance common to a picture's players, in permutations, when a player's own is estimated from few."""
 
 
 def evaluations_per_permutation(num_players: int) -> int:
@@ -20,7 +22,7 @@ def evaluations_per_permutation(num_players: int) -> int:
     return 2 * (num_players - 1)
 
 
-class PermutationDesign:
+class PermutationDesign(ValueSolver):
     """Coalitions of several antithetic permutations; its own solver.
 
     coalitions: [P, M] bool, permutation after permutation; row 2 k + 1 is the complement of row 2 k.
@@ -28,7 +30,7 @@ class PermutationDesign:
     Raises ValueError when it holds fewer than two, which leaves no error bar.
     """
 
-    def __init__(self, num_players: int, budget: int, seed: int | tuple[int, ...] = 0) -> None:
+    def __init__(self, num_players: int, budget: int, seed: Seed = 0) -> None:
         per_permutation = evaluations_per_permutation(num_players)
         number = budget // per_permutation
         if num_players < 2:
@@ -71,7 +73,7 @@ class PermutationDesign:
     def standard_error(self, values: Values, value_empty: Values, value_full: Values) -> Values:
         """Standard error of each attribution from the spread between permutations. Same arguments -> [N, M].
 
-        The variance of a player over a handful of permutations is itself uncertain: it is pooled with the mean over the image's players,
+        The variance of a player over a handful of permutations is itself uncertain: it is pooled with the mean over the picture's players,
         which counts as `POOLED_DEGREES` permutations.
         """
         walked = self._walked(values, value_empty, value_full)
@@ -98,3 +100,24 @@ def _walk(order: NDArray[np.int64]) -> Coalitions:
     rank = np.argsort(order)
     prefixes = rank[None, :] < np.arange(1, len(order))[:, None]
     return np.stack([prefixes, ~prefixes], axis=1).reshape(-1, len(order))
+
+
+@dataclass(frozen=True)
+class Permutation(Estimator):
+    """Antithetic permutations, each walked whole."""
+
+    name: str = "permutation"
+    card: str = "antithetic permutation sampling (unbiased)"
+
+    def smallest_budget(self, num_players: int) -> int:
+        return 2 * evaluations_per_permutation(num_players)
+
+    def draw(self, num_players: int, budget: int, seed: Seed = 0) -> PermutationDesign:
+        return PermutationDesign(num_players, budget, seed)
+
+    def solver(self, sample: Sample, learned: Learned | None = None, l1_reg: str = "none") -> PermutationDesign:
+        assert isinstance(sample, PermutationDesign)
+        return sample
+
+
+PERMUTATION = Permutation()

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.shapley.kernel_shap import Coalitions, Values, kernel_size_distribution
+from core.shapley.estimator import Coalitions, Seed, Values, ValueSolver
+from core.shapley.kernel_shap import kernel_size_distribution
 from core.shapley.size_adjustment import num_size_terms, zero_sum_basis
 
 EM_STEPS = 50
@@ -28,9 +29,10 @@ START = 0.3
 
 @dataclass(frozen=True, eq=False)
 class IndependentCoalitions:
-    """Coalitions [P, M] drawn independently, none the complement of another by design."""
+    """Coalitions [P, M] drawn independently, none the complement of another by design. seed: that they were drawn with."""
 
     coalitions: Coalitions
+    seed: Seed = 0
 
     @property
     def budget(self) -> int:
@@ -42,10 +44,12 @@ class IndependentCoalitions:
 
     def prefix(self, budget: int) -> IndependentCoalitions:
         """The first `budget` of them, a design as good as any of that size."""
-        return IndependentCoalitions(self.coalitions[:budget])
+        if not 0 < budget <= len(self.coalitions):
+            raise ValueError(f"{budget} coalitions are no prefix of {len(self.coalitions)}")
+        return IndependentCoalitions(self.coalitions[:budget], self.seed)
 
 
-def draw_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...] = 0) -> IndependentCoalitions:
+def draw_coalitions(num_players: int, budget: int, seed: Seed = 0) -> IndependentCoalitions:
     """`budget` coalitions, neither empty nor grand: a size from `_size_mass`, then a subset of that size.
 
     Raises ValueError for fewer than 2 players or evaluations.
@@ -57,7 +61,7 @@ def draw_coalitions(num_players: int, budget: int, seed: int | tuple[int, ...] =
     generator = np.random.default_rng(seed)
     sizes = generator.choice(np.arange(1, num_players), budget, p=_size_mass(num_players))
     order = generator.random((budget, num_players)).argsort(1).argsort(1)
-    return IndependentCoalitions(order < sizes[:, None])
+    return IndependentCoalitions(order < sizes[:, None], seed)
 
 
 def _size_mass(num_players: int) -> Values:
@@ -102,7 +106,7 @@ class Residuals:
     values: Values
 
 
-class ResidualSolver:
+class ResidualSolver(ValueSolver):
     """Posterior means of residual attributions from the residual games' values on one design."""
 
     def __init__(self, coalitions: Coalitions, prior: ResidualPrior) -> None:

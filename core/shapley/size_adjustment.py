@@ -12,11 +12,18 @@ sample of coalitions without h. Here h(|S|) = s (1 - s^2) (c_0 + c_1 s^2 + c_2 s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from core.shapley.kernel_shap import CoalitionMatrix, Coalitions, Values
+from core.shapley.estimator import Coalitions, Estimator, Learned, Sample, Seed, Values, ValueSolver
+from core.shapley.kernel_shap import (
+    TRUSTED_EVALUATIONS_A_PLAYER,
+    CoalitionMatrix,
+    first_round_after_enumeration,
+    sample_coalitions,
+)
 
 NUM_SIZE_TERMS = 3
 
@@ -58,15 +65,14 @@ def equations(coalitions: Coalitions, values: Values, value_empty: Values, value
     return (values[:, 0::2] - values[:, 1::2]) / 2 - total[:, None] * equal_share, total
 
 
-class SizeAdjustedSolver:
+class SizeAdjustedSolver(ValueSolver):
     """The adjusted regression of one coalition matrix. Raises ValueError when its coalitions do not determine it."""
 
     def __init__(self, matrix: CoalitionMatrix) -> None:
         self.coalitions = matrix.coalitions
         self._features = features(matrix.coalitions)
-        weighted = 2 * matrix.weights[::2, None] * self._features
-        gram = weighted.T @ self._features
-        if np.linalg.matrix_rank(gram, hermitian=True) < len(gram):
+        weighted, gram = _normal_equations(matrix, self._features)
+        if not _is_regular(gram):
             least = smallest_adjusted_budget(matrix.num_players)
             raise ValueError(
                 f"{matrix.budget} evaluations leave {matrix.num_players} attributions and the size terms undetermined: raise the budget "
@@ -108,3 +114,50 @@ class SizeAdjustedSolver:
         """Variance of an equation around the fit, from residuals [N, P / 2], kernel weighted. [N]"""
         num_pairs, num_features = self._features.shape
         return residual**2 @ self._pair_weights * num_pairs / max(1, num_pairs - num_features)
+
+
+@dataclass(frozen=True)
+class SizeAdjusted(Estimator):
+    """The regression with size terms beside the attributions."""
+
+    name: str = "size_adjusted"
+    card: str = "Kernel SHAP with the effect of a coalition's size taken out: the same limit, less variance"
+
+    def smallest_budget(self, num_players: int) -> int:
+        return smallest_adjusted_budget(num_players)
+
+    def draw(self, num_players: int, budget: int, seed: Seed = 0) -> CoalitionMatrix:
+        if num_players > 1 and budget < smallest_adjusted_budget(num_players):
+            raise ValueError(
+                f"a budget of {budget} evaluations cannot determine {num_players} attributions and the size terms: at least "
+                f"{smallest_adjusted_budget(num_players)} are needed"
+            )
+        return sample_coalitions(num_players, budget, seed, is_enough=determines_size_terms)
+
+    def solver(self, sample: Sample, learned: Learned | None = None, l1_reg: str = "none") -> SizeAdjustedSolver:
+        assert isinstance(sample, CoalitionMatrix)
+        return SizeAdjustedSolver(sample)
+
+    def trusted_budget(self, num_players: int) -> int:
+        return TRUSTED_EVALUATIONS_A_PLAYER * num_players
+
+    def first_round(self, num_players: int, budget: int) -> int:
+        return first_round_after_enumeration(num_players, budget, super().first_round(num_players, budget))
+
+
+def determines_size_terms(matrix: CoalitionMatrix) -> bool:
+    """Whether the adjusted regression has one solution."""
+    return matrix.is_determined and _is_regular(_normal_equations(matrix, features(matrix.coalitions))[1])
+
+
+def _normal_equations(matrix: CoalitionMatrix, regressors: Values) -> tuple[Values, Values]:
+    """Weighted regressors [K, F] and their Gram matrix [F, F]."""
+    weighted = 2 * matrix.weights[::2, None] * regressors
+    return weighted, weighted.T @ regressors
+
+
+def _is_regular(gram: Values) -> bool:
+    return bool(np.linalg.matrix_rank(gram, hermitian=True) == len(gram))
+
+
+SIZE_ADJUSTED = SizeAdjusted()
