@@ -53,8 +53,11 @@ def synthetic_result(
                     cells.append(cell | {"split": "test"} | again)
     return SweepResult(
         sweep_key="5f" * 20,
+        command="all_pairs",
         suite="miniature",
-        domains=tuple(domains),
+        sources=tuple(domains),
+        targets=tuple(domains),
+        pairs=tuple((source, target) for source in domains for target in domains if source != target),
         provenance={
             "select": select, "seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
             "value_output": "logit", "num_players": GRID * GRID, "search": "optuna", "lambda1": 1.0,
