@@ -34,7 +34,9 @@ def _cut(name: str, length: int, ellipsis: str) -> str:
         return name
     members = name.split("+")
     for num_kept in range(len(members) - 1, 0, -1):
-        cut = "+".join(members[:num_kept]) + f"+{len(members) - num_kept} more"
-        if len(cut) <= length:
-            return cut
+        kept, more = "+".join(members[:num_kept]), f"+{len(members) - num_kept} more"
+        if len(kept) + len(more) <= length:
+            return kept + more
+        if num_kept == 1 and length > 2 * len(more):
+            return kept[: length - len(more) - 1] + ellipsis + more
     return name[: length - 1] + ellipsis

@@ -63,6 +63,7 @@ def trade_off(result: SweepResult) -> Figure:
             right.axvline(means.loc[name, "iou_at_10"], **style, gid=name)
     right.set_xlabel("IoU@10 (larger is better)")
     right.set_title("(b) against chance and ceiling")
+    _draw_reference_legend(legends[0])
     if is_one_legend:
         title = "colour: source\nshape: target"
         names = handles(result.targets, colour_of=colours(result.sources), marker_of=markers(result.targets))
@@ -70,7 +71,6 @@ def trade_off(result: SweepResult) -> Figure:
     else:
         _draw_legend(legends[0], handles(result.sources, colour_of=colours(result.sources)), "colour: source", widths[0])
         _draw_legend(legends[1], handles(result.targets, marker_of=markers(result.targets)), "shape: target", widths[1])
-    _draw_reference_legend(legends[0])
     return figure
 
 
@@ -103,8 +103,7 @@ def _draw_zero_predictors(axes: Axes, result: SweepResult) -> None:
 
 def _draw_legend(axes: Axes, names: list[Line2D], title: str, num_columns: int) -> None:
     axes.axis("off")
-    legend = axes.legend(handles=names, title=title, loc="upper left", alignment="left", borderaxespad=0, ncols=num_columns)
-    axes.add_artist(legend)  # a second one would replace it
+    axes.legend(handles=names, title=title, loc="upper left", alignment="left", borderaxespad=0, ncols=num_columns)
 
 
 def _draw_reference_legend(axes: Axes) -> None:
@@ -117,4 +116,5 @@ def _draw_reference_legend(axes: Axes) -> None:
         Line2D([], [], label="chance (b)", **CHANCE),
         Line2D([], [], label="label ceiling (b)", **LABEL_CEILING),
     ]
-    axes.legend(handles=lines, loc="lower left", alignment="left", borderaxespad=0)
+    # As an artist: the next legend of these axes would replace it.
+    axes.add_artist(axes.legend(handles=lines, loc="lower left", alignment="left", borderaxespad=0))

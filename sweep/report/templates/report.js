@@ -1,12 +1,12 @@
 // Sorting is a convenience: without it a table stands in the order of its sources.
 document.querySelectorAll("table.sortable").forEach(function (table) {
   var heads = Array.from(table.tHead.rows[0].cells);
+  function value(row, i) { return row.cells[i].dataset.value ?? row.cells[i].textContent; }
+  function isGap(row, i) { return ["", "\u2013"].includes(value(row, i)); }
   function compare(a, b, i) {
-    var x = a.cells[i].dataset.value, y = b.cells[i].dataset.value;
-    if (x === undefined) return a.cells[i].textContent.localeCompare(b.cells[i].textContent);
-    return x - y;
+    var x = value(a, i), y = value(b, i);
+    return isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
   }
-  function isGap(row, i) { return row.cells[i].dataset.value === ""; }
   heads.forEach(function (head, i) {
     var button = document.createElement("button");
     button.append(...head.childNodes);
