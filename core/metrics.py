@@ -1,13 +1,21 @@
-"""Scores of predictions and of attributions. Attributions and labels are float [N, M], of each picture's true class."""
+"""Scores of predictions and of attributions, and the one table of them all.
+
+Attributions and labels are float [N, M], of each picture's true class. A score is added by adding a row to `_MEASURED`: the columns of
+the results, the metrics of the record, the report and the terminal follow from it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
+Scores = Mapping[str, float | None]
+"""Score's name -> value. None: not defined for this model."""
 
 
 def accuracy(logits: Array, class_ids: NDArray[np.int64]) -> float:
@@ -73,36 +81,180 @@ def infidelity(
     return float(np.square(predicted - change).mean())
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Every score of one model on one split. None: not defined for this row."""
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What the scores of a model on a split are computed from.
 
+    attributions, labels: [N, M]; removed: [I, M], value_full: [N], perturbation_values: [N, I], as for `infidelity`. accuracy: None for
+    what does not classify.
+    """
+
+    attributions: Array
+    labels: Array
+    removed: NDArray[np.bool_]
+    value_full: Array
+    perturbation_values: Array
     accuracy: float | None = None
-    e_rmse: float | None = None
-    e_rmse_at_best_scale: float | None = None
-    correlation: float | None = None
-    iou_at_1: float | None = None
-    iou_at_10: float | None = None
-    infidelity: float | None = None
-    infidelity_at_best_scale: float | None = None
 
 
-def attribution_scores(
-    attributions: Array,
-    labels: Array,
-    removed: NDArray[np.bool_],
-    value_full: Array,
-    perturbation_values: Array,
-    accuracy: float | None = None,
-) -> Scores:
-    """All scores of predicted attributions against labels."""
-    return Scores(
-        accuracy=accuracy,
-        e_rmse=e_rmse(attributions, labels),
-        e_rmse_at_best_scale=e_rmse(best_scale(attributions, labels) * attributions, labels),
-        correlation=correlation(attributions, labels),
-        iou_at_1=iou_at(1, attributions, labels),
-        iou_at_10=iou_at(10, attributions, labels),
-        infidelity=infidelity(attributions, removed, value_full, perturbation_values),
-        infidelity_at_best_scale=infidelity(attributions, removed, value_full, perturbation_values, at_best_scale=True),
-    )
+@dataclass(frozen=True)
+class Score:
+    """One score: how it is computed, and all that is said of it anywhere.
+
+    name: its column and its metric in the record. title, meaning: for people; a meaning begins in lower case and ends in a full stop.
+    function: None for a normalised score, which is `numerator` divided by the prediction-only target model's. bounds: of its values.
+    is_also_normalized: its normalised form is a score too. is_defined_for_zero_map: a zero map orders no patches and correlates with
+    nothing. chance: (number of patches, number of classes) -> the score of a random answer, where there is one. terminal_title: heads its
+    column on the terminal; None: not shown there. reading: how to read its matrix of pairs, that of the normalised form where there is
+    one; None: no matrix.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    function: Callable[[Scored], float | None] | None
+    bounds: tuple[float, float] = (0.0, math.inf)
+    lower_is_better: bool = False
+    is_also_normalized: bool = False
+    is_defined_for_zero_map: bool = False
+    chance: Callable[[int, int], float] | None = None
+    terminal_title: str | None = None
+    reading: str | None = None
+    numerator: str | None = None
+
+    def forms(self) -> tuple[Score, ...]:
+        """The score, and after it its normalised form if it has one."""
+        if not self.is_also_normalized:
+            return (self,)
+        normalized = replace(
+            self,
+            name=f"normalized_{self.name}",
+            title=f"normalised {self.title}",
+            meaning=f"{self.title} divided by the prediction-only target model's.",
+            function=None,
+            bounds=(0.0, math.inf),
+            chance=None,
+            terminal_title=self.terminal_title and "(norm.)",
+            numerator=self.name,
+        )
+        return (replace(self, reading=None), normalized)
+
+
+_MEASURED = (
+    Score(
+        "accuracy",
+        "accuracy",
+        "share of test pictures classified rightly.",
+        lambda scored: scored.accuracy,
+        bounds=(0.0, 1.0),
+        is_also_normalized=True,
+        is_defined_for_zero_map=True,
+        chance=lambda num_patches, num_classes: 1.0 / num_classes,
+        terminal_title="accuracy",
+        reading="1 keeps the accuracy of the prediction-only target; red lost some.",
+    ),
+    Score(
+        "e_rmse",
+        "E-RMSE",
+        "root of the mean over pictures of the squared L2 distance between predicted and label attributions of the true class (smaller is "
+        "better). Shrinking every attribution towards 0 lowers it.",
+        lambda scored: e_rmse(scored.attributions, scored.labels),
+        lower_is_better=True,
+        is_also_normalized=True,
+        is_defined_for_zero_map=True,
+        terminal_title="E-RMSE",
+        reading="Below 1 (blue) is better than the prediction-only target; shrinkage alone can do that.",
+    ),
+    Score(
+        "e_rmse_at_best_scale",
+        "E-RMSE at best scale",
+        "E-RMSE after all predictions are multiplied by the one number that suits them best: what is left when scale is no merit. Never "
+        "above the zero predictor's.",
+        lambda scored: e_rmse(best_scale(scored.attributions, scored.labels) * scored.attributions, scored.labels),
+        lower_is_better=True,
+        is_defined_for_zero_map=True,
+    ),
+    Score(
+        "correlation",
+        "correlation",
+        "Pearson correlation of predicted and label attributions in a picture, mean over pictures.",
+        lambda scored: correlation(scored.attributions, scored.labels),
+        bounds=(-1.0, 1.0),
+        chance=lambda num_patches, num_classes: 0.0,
+        terminal_title="corr.",
+        reading="Correlation of predicted and label attributions, mean over pictures; no scale can flatter it.",
+    ),
+    Score(
+        "iou_at_1",
+        "IoU@1",
+        "share of pictures whose strongest patch is the label's strongest patch.",
+        lambda scored: iou_at(1, scored.attributions, scored.labels),
+        bounds=(0.0, 1.0),
+        chance=lambda num_patches, num_classes: chance_iou_at(1, num_patches),
+    ),
+    Score(
+        "iou_at_10",
+        "IoU@10",
+        "overlap of the ten strongest patches with the label's ten, divided by their union. Chance is not 0.",
+        lambda scored: iou_at(10, scored.attributions, scored.labels),
+        bounds=(0.0, 1.0),
+        chance=lambda num_patches, num_classes: chance_iou_at(10, num_patches),
+        terminal_title="IoU@10",
+        reading="Overlap of the ten strongest patches with the label's. White is chance or below.",
+    ),
+    Score(
+        "infidelity",
+        "infidelity",
+        "mean squared gap between the attributions of a set of patches and the change of the logit when the set is hidden (smaller is "
+        "better). Needs no labels.",
+        lambda scored: infidelity(scored.attributions, scored.removed, scored.value_full, scored.perturbation_values),
+        lower_is_better=True,
+        is_defined_for_zero_map=True,
+    ),
+    Score(
+        "infidelity_at_best_scale",
+        "infidelity at best scale",
+        "infidelity after the attributions are multiplied by the best single number.",
+        lambda scored: infidelity(
+            scored.attributions, scored.removed, scored.value_full, scored.perturbation_values, at_best_scale=True
+        ),
+        lower_is_better=True,
+    ),
+)
+
+SCORES: tuple[Score, ...] = tuple(form for score in _MEASURED for form in score.forms())
+"""Every score in the order of the results' columns, a normalised one after its own."""
+SCORE_NAMED: Mapping[str, Score] = {score.name: score for score in SCORES}
+
+
+def attribution_scores(scored: Scored) -> Scores:
+    """Every measured score of a model; `with_normalized` adds the others. Scores that need an order of patches are None for zero maps."""
+    is_zero_map = not scored.attributions.any()
+    return {
+        score.name: None if is_zero_map and not score.is_defined_for_zero_map else score.function(scored)
+        for score in SCORES
+        if score.function is not None
+    }
+
+
+def chance_scores(num_patches: int, num_classes: int) -> Scores:
+    """The measured scores of random answers; None where there is no such thing."""
+    return {s.name: s.chance(num_patches, num_classes) if s.chance else None for s in SCORES if s.function is not None}
+
+
+def mean_scores(all_scores: Sequence[Scores]) -> Scores:
+    """The mean of each score over the models for which it is defined. all_scores: one or more, of the same names."""
+    known = {name: [v for scores in all_scores if (v := scores[name]) is not None] for name in all_scores[0]}
+    return {name: float(np.mean(values)) if values else None for name, values in known.items()}
+
+
+def with_normalized(scores: Scores, prediction_only: Scores) -> Scores:
+    """All of SCORES: measured ones, and after each its quotient by the prediction-only model's. None where that is None or 0."""
+    row: dict[str, float | None] = {}
+    for score in SCORES:
+        value = scores[score.numerator or score.name]
+        if score.numerator is not None:
+            divisor = prediction_only[score.numerator]
+            value = None if value is None or not divisor else value / divisor
+        row[score.name] = value
+    return row

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from core.metrics import chance_iou_at
+from core.metrics import SCORES, chance_iou_at
 from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, Example, SweepResult
 
 DOMAINS = (
@@ -17,19 +17,25 @@ GRID = 7
 def synthetic_result(
     domains: Sequence[str] = DOMAINS,
     *,
+    sources: Sequence[str] | None = None,
+    command: str = "all_pairs",
     alphas: Sequence[float] = (0.3, 0.5, 0.7),
     lambdas: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
     select: str = "validation",
     num_examples: int = 4,
     seed: int = 0,
 ) -> SweepResult:
-    """A pair transfers the better the more alike the hidden directions of its domains are."""
+    """A pair transfers the better the more alike the hidden directions of its domains are.
+
+    domains: the targets, and the sources where none are named.
+    """
     rng = np.random.default_rng(seed)
-    directions = {domain: _unit(rng.normal(size=6) + 0.4) for domain in domains}
+    sources = domains if sources is None else sources
+    directions = {name: _unit(rng.normal(size=6) + 0.4) for name in dict.fromkeys([*domains, *sources])}
     base_error = dict(zip(domains, rng.uniform(1.6, 1.9, len(domains)), strict=True))
     base_accuracy = dict(zip(domains, rng.uniform(0.8, 0.99, len(domains)), strict=True))
     cells, similarities = [], []
-    for source in domains:
+    for source in sources:
         for target in domains:
             if source == target:
                 continue
@@ -53,8 +59,11 @@ def synthetic_result(
                     cells.append(cell | {"split": "test"} | again)
     return SweepResult(
         sweep_key="5f" * 20,
+        command=command,
         suite="miniature",
-        domains=tuple(domains),
+        sources=tuple(sources),
+        targets=tuple(domains),
+        pairs=tuple((source, target) for source in sources for target in domains if source != target),
         provenance={
             "select": select, "seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
             "value_output": "logit", "num_players": GRID * GRID, "search": "optuna", "lambda1": 1.0,
@@ -62,7 +71,7 @@ def synthetic_result(
         cells=pd.DataFrame(cells)[list(CELL_COLUMNS)],
         references=_references(rng, domains, alphas, base_accuracy, base_error),
         similarities=pd.DataFrame(similarities, columns=list(SIMILARITY_COLUMNS)),
-        examples=[_example(rng, domains, index) for index in range(num_examples)],
+        examples=[_example(rng, domains, sources, index) for index in range(num_examples)],
     )
 
 
@@ -83,7 +92,7 @@ def _scores(rng: np.random.Generator, likeness: float, alpha: float, lambda2: fl
 
 
 def _finished(scores: dict[str, float], accuracy: float, e_rmse: float) -> dict[str, float]:
-    return scores | {
+    known = scores | {
         "accuracy": min(scores["normalized_accuracy"] * accuracy, 1.0),
         "e_rmse": scores["normalized_e_rmse"] * e_rmse,
         "e_rmse_at_best_scale": 0.66 * float(np.sqrt(1 - min(scores["correlation"], 1) ** 2)),
@@ -91,6 +100,7 @@ def _finished(scores: dict[str, float], accuracy: float, e_rmse: float) -> dict[
         "infidelity": 3 * scores["normalized_e_rmse"],
         "infidelity_at_best_scale": 0.4 * scores["normalized_e_rmse"],
     }
+    return {score.name: 0.25 for score in SCORES} | known
 
 
 def _references(
@@ -131,7 +141,7 @@ def _references(
     return pd.DataFrame(rows).reindex(columns=list(REFERENCE_COLUMNS))
 
 
-def _example(rng: np.random.Generator, domains: Sequence[str], index: int) -> Example:
+def _example(rng: np.random.Generator, domains: Sequence[str], sources: Sequence[str], index: int) -> Example:
     """A bright disc on a striped ground; the label is high on the disc."""
     side = 56
     y, x = np.mgrid[:side, :side]
@@ -147,7 +157,7 @@ def _example(rng: np.random.Generator, domains: Sequence[str], index: int) -> Ex
     strengths = {"label": 2.0, "transferred": 0.8, "prediction_only": 0.0, "supervised": 1.4, "zero_shot": 0.1}
     return Example(
         domain=domains[index % len(domains)],
-        source_domain=domains[(index + 1) % len(domains)],
+        source_domain=sources[(index + 1) % len(sources)],
         class_name=f"a disc {index}",
         pixels=pixels,
         attributions={name: blurred(strength) for name, strength in strengths.items()},

@@ -7,7 +7,22 @@ import pytest
 from scipy.stats import pearsonr
 
 from core.games.attribution_labels import perturbations
-from core.metrics import accuracy, attribution_scores, best_scale, chance_iou_at, correlation, e_rmse, infidelity, iou_at, top_patches
+from core.metrics import (
+    SCORES,
+    Scored,
+    accuracy,
+    attribution_scores,
+    best_scale,
+    chance_iou_at,
+    chance_scores,
+    correlation,
+    e_rmse,
+    infidelity,
+    iou_at,
+    mean_scores,
+    top_patches,
+    with_normalized,
+)
 
 GENERATOR = np.random.default_rng(0)
 A, B = GENERATOR.normal(size=(30, 49)), GENERATOR.normal(size=(30, 49))
@@ -67,10 +82,60 @@ def test_perturbations_are_fixed_and_cover_small_and_large_ones():
     assert perturbations(49, 0).shape == (0, 49)
 
 
-def test_accuracy_and_all_scores_together():
+def test_accuracy_is_the_share_of_largest_logits_at_the_true_class():
     logits = np.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert accuracy(logits, np.array([1, 0, 0])) == pytest.approx(2 / 3)
+
+
+def _scored(attributions: np.ndarray, labels: np.ndarray, accuracy: float | None = None) -> Scored:
+    """Attributions beside labels that are the exact values of an additive game."""
     removed = perturbations(49, 16)
-    scores = attribution_scores(B, B, removed, B.sum(1), B.sum(1)[:, None] - B @ removed.T, accuracy=0.5)
-    assert (scores.e_rmse, scores.iou_at_1, scores.iou_at_10, scores.accuracy) == (0, 1, 1, 0.5)
-    assert scores.correlation == pytest.approx(1)
+    return Scored(attributions, labels, removed, labels.sum(1), labels.sum(1)[:, None] - labels @ removed.T, accuracy)
+
+
+def test_the_table_computes_each_score_by_its_name():
+    scores = attribution_scores(_scored(3 * B, B, accuracy=0.5))
+    known = {"accuracy": 0.5, "e_rmse": e_rmse(3 * B, B), "e_rmse_at_best_scale": 0, "correlation": 1, "iou_at_1": 1, "iou_at_10": 1}
+    known["infidelity"] = 4 * infidelity(0 * B, _scored(B, B).removed, B.sum(1), _scored(B, B).perturbation_values)
+    # Rounding of a few thousand float64 products, the last score being a sum of squares that cancel.
+    assert scores == pytest.approx(known | {"infidelity_at_best_scale": 0}, abs=1e-9)
+    assert list(scores) == [score.name for score in SCORES if score.function]
+
+
+def test_a_zero_map_has_no_score_that_needs_an_order_of_patches():
+    scores = attribution_scores(_scored(0 * B, B))
+    assert {name for name, value in scores.items() if value is not None} == {"e_rmse", "e_rmse_at_best_scale", "infidelity"}
+    assert scores["e_rmse"] == scores["e_rmse_at_best_scale"] == pytest.approx(np.sqrt((B**2).sum(1).mean()))
+
+
+def test_chance_scores_are_those_of_random_maps_and_random_classes():
+    scores = chance_scores(49, 8)
+    assert {name for name, value in scores.items() if value is not None} == {"accuracy", "correlation", "iou_at_1", "iou_at_10"}
+    random = [GENERATOR.normal(size=(20000, 49)) for _ in range(2)]
+    # Standard errors: 1 / sqrt(20000 * 48) = 0.001 of r, 0.14 / sqrt(20000) = 0.001 of an IoU; five of them.
+    assert scores["correlation"] == pytest.approx(correlation(*random), abs=0.005)
+    assert scores["iou_at_10"] == pytest.approx(iou_at(10, *random), abs=0.005)
+    assert scores["accuracy"] == 1 / 8
+
+
+def test_normalised_scores_are_quotients_and_stand_behind_their_own():
+    own = attribution_scores(_scored(B, A, accuracy=0.8))
+    row = with_normalized(attribution_scores(_scored(A, B, accuracy=0.6)), own)
+    assert list(row) == [score.name for score in SCORES]
+    assert row["normalized_accuracy"] == pytest.approx(0.75)
+    assert row["normalized_e_rmse"] == row["e_rmse"] / own["e_rmse"]
+    assert list(row)[:4] == ["accuracy", "normalized_accuracy", "e_rmse", "normalized_e_rmse"]
+    undefined = with_normalized(own | {"e_rmse": None}, own | {"accuracy": 0.0})
+    assert undefined["normalized_accuracy"] is None and undefined["normalized_e_rmse"] is None
+
+
+def test_means_leave_out_models_for_which_a_score_is_undefined():
+    assert mean_scores([{"a": 1.0, "b": None}, {"a": None, "b": None}, {"a": 4.0, "b": None}]) == {"a": 2.5, "b": None}
+
+
+def test_every_score_lies_within_its_bounds_and_is_worse_for_noise_than_for_the_label():
+    perfect, noisy = (attribution_scores(_scored(maps, B, accuracy=a)) for maps, a in ((B, 1.0), (A, 0.2)))
+    for score in SCORES:
+        if score.function is not None:
+            assert all(score.bounds[0] <= scores[score.name] <= score.bounds[1] for scores in (perfect, noisy))
+            assert (perfect[score.name] < noisy[score.name]) == score.lower_is_better, score.name

@@ -7,17 +7,15 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from synthetic_result import DOMAINS, synthetic_result
 
-from core.metrics import iou_at, top_patches
-from core.statistics import pearson
-from sweep.report.figures import draw_figures, example_rows, matrix_panel, similarity_correlations, trade_off
-from sweep.report.highlighting import faded, outline
-from sweep.report.report import render_html, terminal_summary, write_report
+from sweep.report.figures.drawing import draw_figures
+from sweep.report.page import render_html, write_report
+from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
-from sweep.report.tables import REFERENCE_TITLES, best_pairs, chosen_pairs, headline
+from sweep.report.tables import best_pairs, chosen_pairs, headline
+from sweep.report.terminal import terminal_summary
 
 
 class _Page(HTMLParser):
@@ -43,6 +41,9 @@ class _Page(HTMLParser):
         self._is_in = tag if tag in ("td", "th", "b", "span", "script", "style") else "other"
         if tag == "script":
             self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_in = "td" if tag in ("b", "span") else "other"
 
     def handle_data(self, data: str) -> None:
         if self._is_in in ("td", "th", "b", "span") and self.tables and self.tables[-1] and self.tables[-1][-1]:
@@ -71,15 +72,6 @@ def result() -> SweepResult:
 @pytest.fixture(scope="module")
 def page(result) -> _Page:
     return _Page(_html(result))
-
-
-def _points(figure: Figure, panel: int, gid: str) -> np.ndarray:
-    found = [c.get_offsets() for c in figure.axes[panel].collections if c.get_gid() == gid]
-    return np.concatenate(found)
-
-
-def _sorted(points: np.ndarray) -> np.ndarray:
-    return points[np.lexsort(points.T)]
 
 
 def test_all_pairs_table_shows_every_chosen_test_row(result, page):
@@ -114,7 +106,7 @@ def test_it_says_how_many_pairs_beat_the_predictors_that_explain_nothing(result,
 
 def test_every_setting_is_in_the_provenance_table(result, page):
     shown = {row["setting"]: row["value"] for row in page.table_with("setting", "value")}
-    expected = {"sweep_key": result.sweep_key, "suite": result.suite, **result.provenance}
+    expected = {"sweep_key": result.sweep_key, "command": "all_pairs", "suite": result.suite, **result.provenance}
     assert shown == {name: str(value) for name, value in expected.items()}
 
 
@@ -133,7 +125,7 @@ def test_a_name_is_text_and_never_markup():
     result = replace(result, suite="<i>mine</i>", provenance=provenance, examples=[example])
     page = _Page(render_html(result, draw_figures(result)))
     assert len(page.scripts) == 1 and "alert" not in page.scripts[0]
-    assert {row["source"] for row in page.table_with("source", "similarity, explainability")} == set(result.domains)
+    assert {row["source"] for row in page.table_with("source", "similarity, explainability")} == set(result.sources)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert {"setting": "<u>", "value": "</table>"} in page.table_with("setting", "value")
 
@@ -179,91 +171,6 @@ def test_terminal_summary_lists_the_best_pairs_and_every_reference(result):
     for title in REFERENCE_TITLES.values():
         assert any(line.startswith(title) for line in lines)
     assert "0 of 56 pairs beat the zero predictor" in text
-
-
-def test_trade_off_plots_every_pair_where_the_frame_says(result):
-    figure, pairs = trade_off(result), chosen_pairs(result)
-    for panel, column in ((0, "normalized_e_rmse"), (1, "iou_at_10")):
-        expected = pairs[[column, "normalized_accuracy"]].to_numpy()
-        np.testing.assert_allclose(_sorted(_points(figure, panel, "pairs")), _sorted(expected))
-    zero = sorted(line.get_xdata()[0] for line in figure.axes[0].lines if line.get_gid() == "zero_predictor")
-    own = result.references.set_index(["reference", "domain"])["e_rmse"]
-    np.testing.assert_allclose(zero, sorted(own["zero_predictor"] / own["prediction_only"]))
-    chance = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_gid() == "chance"]
-    assert chance == [pytest.approx(0.118, abs=5e-4)]
-
-
-def test_trade_off_colour_is_the_source_and_shape_the_target(result):
-    figure, pairs = trade_off(result), chosen_pairs(result)
-    groups = [c for c in figure.axes[0].collections if c.get_gid() == "pairs"]
-    assert len(groups) == len(DOMAINS)
-    colour_of: dict[str, tuple[float, ...]] = {}
-    for target, group in zip(DOMAINS, groups, strict=True):
-        sources = pairs[pairs["target_domain"] == target]["source_domain"]
-        for source, colour in zip(sources, group.get_facecolors(), strict=True):
-            assert colour_of.setdefault(source, tuple(colour)) == tuple(colour)
-    assert len(set(colour_of.values())) == len(DOMAINS)
-    assert len({group.get_paths()[0].vertices.tobytes() for group in groups}) == len(DOMAINS)
-
-
-def test_correlation_panels_state_r_of_what_they_plot(result):
-    figure = similarity_correlations(result)
-    for panel in range(3):
-        points = _points(figure, panel, "pairs")
-        fit = pearson(points[:, 0], points[:, 1])
-        text = next(t.get_text() for t in figure.axes[panel].texts)
-        assert text.startswith(f"r = {fit.r:.2f}, p ")
-        (line,) = figure.axes[panel].lines
-        slope, intercept = np.polyfit(points[:, 0], points[:, 1], 1)
-        np.testing.assert_allclose(line.get_ydata(), slope * line.get_xdata() + intercept)
-
-
-def test_matrix_holds_each_pair_in_its_place_and_supervised_on_the_diagonal(result):
-    image = matrix_panel(result, "correlation").axes[0].images[0]
-    shown = np.ma.getdata(image.get_array())
-    pairs = chosen_pairs(result).set_index(["source_domain", "target_domain"])
-    assert shown[0, 5] == pairs.loc[("cars", "scenes"), "correlation"]
-    assert shown[5, 0] == pairs.loc[("scenes", "cars"), "correlation"]
-    supervised = result.references.query("reference == 'supervised' and domain == 'cars'")["correlation"]
-    assert supervised.min() <= shown[0, 0] <= supervised.max()
-
-
-@pytest.mark.parametrize("column", ["normalized_e_rmse", "normalized_accuracy"])
-def test_normalised_matrices_are_centred_on_the_prediction_only_model(result, column):
-    norm = matrix_panel(result, column).axes[0].images[0].norm
-    assert norm(1.0) == pytest.approx(0.5)
-    assert norm.vmax - 1 == pytest.approx(1 - norm.vmin)
-
-
-def test_example_rows_state_the_overlap_that_they_show(result):
-    example = result.examples[0]
-    axes = example_rows([example]).axes[0]
-    shown = {text.get_gid(): text.get_text() for text in axes.texts if text.get_gid()}
-    maps = {name: values[None] for name, values in example.attributions.items()}
-    label = maps.pop("label")
-    assert shown == {name: f"{iou_at(10, values, label):.2f}" for name, values in maps.items()}
-
-
-def test_only_the_top_patches_keep_their_colours():
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (60, 50, 3), dtype=np.uint8)  # neither side is a multiple of 7
-    attributions = rng.normal(size=49).astype(np.float32)
-    is_top = top_patches(attributions[None], 10)[0]
-    is_kept = (faded(pixels, is_top) == pixels).all(axis=2)
-    for row in range(60):
-        for column in range(50):
-            if is_top[(row * 7 // 60) * 7 + column * 7 // 50]:
-                assert is_kept[row, column]
-    # A grey and pale pixel can equal its original only by accident.
-    assert is_kept.mean() == pytest.approx(10 / 49, abs=0.03)
-
-
-def test_the_outline_surrounds_the_top_patches():
-    alone, joined, edge = np.zeros(49, bool), np.zeros(49, bool), np.zeros(49, bool)
-    alone[24], joined[[24, 25]], edge[0] = True, True, True
-    assert len(outline(alone)) == 4 and len(outline(joined)) == 6 and len(outline(edge)) == 4
-    corners = {point for segment in outline(alone) for point in segment}
-    np.testing.assert_allclose(sorted(corners), [(a / 7, b / 7) for a in (3, 4) for b in (3, 4)])
 
 
 @pytest.mark.filterwarnings("error")

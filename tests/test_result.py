@@ -21,7 +21,7 @@ def test_a_stored_result_is_read_back_unchanged(result, tmp_path):
 
     for name in ("cells", "references", "similarities"):
         pd.testing.assert_frame_equal(getattr(read, name), getattr(result, name), check_exact=True)
-    for name in ("sweep_key", "suite", "domains", "provenance"):
+    for name in ("sweep_key", "command", "suite", "sources", "targets", "pairs", "provenance"):
         assert getattr(read, name) == getattr(result, name)
     assert len(read.examples) == 2
     for before, after in zip(result.examples, read.examples, strict=True):
@@ -71,7 +71,7 @@ def test_a_frame_is_brought_to_its_columns_and_types(result):
         ("cells", lambda f: f.assign(accuracy="high"), "accuracy must be float64"),
         ("cells", lambda f: f.assign(split="train"), "split holds .*train"),
         ("cells", lambda f: f.assign(source_domain="moon"), "source_domain holds .*moon"),
-        ("cells", lambda f: f.assign(source_domain=f["target_domain"]), "two different domains"),
+        ("cells", lambda f: f.assign(source_domain=f["target_domain"]), "not planned"),
         ("cells", lambda f: f[f["split"] == "validation"], "no chosen row on test"),
         ("cells", lambda f: f[~f["is_chosen"] | (f["split"] == "test")].assign(split="test"), "test is scored once"),
         ("cells", lambda f: pd.concat([f, f[f["split"] == "test"]]), "more than once"),
@@ -88,8 +88,11 @@ def test_a_frame_that_contradicts_the_contract_is_refused(result, frame, edit, m
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"domains": ("cars",)}, "two or more domains"),
-        ({"domains": ("cars", "cars")}, "different names"),
+        ({"targets": ()}, "one or more targets"),
+        ({"sources": ("cars", "cars")}, "no two alike"),
+        ({"pairs": (("cars", "cars"),)}, "two different domains"),
+        ({"pairs": (("cars", "moon"),)}, "no known source and target"),
+        ({"pairs": (("cars", "scenes"),)}, "cells holds pairs that were not planned"),
         ({"provenance": {}}, "select"),
         ({"provenance": {"select": "train"}}, "select"),
         ({"provenance": {"select": "validation", "alphas": [0.5]}}, "alphas.*flatten"),

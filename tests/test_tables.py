@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from synthetic_result import synthetic_result
 
-from sweep.report.result import REFERENCES, SweepResult
+from sweep.report.references import REFERENCES
+from sweep.report.result import SweepResult
 from sweep.report.tables import (
     best_pairs,
     chosen_pairs,

@@ -10,55 +10,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from core.metrics import SCORES
+from sweep.report.references import REFERENCES
+
 PAIR_COLUMNS = ("source_domain", "target_domain")
-SCORE_COLUMNS = (
-    "accuracy",
-    "normalized_accuracy",
-    "e_rmse",
-    "normalized_e_rmse",
-    "e_rmse_at_best_scale",
-    "correlation",
-    "iou_at_1",
-    "iou_at_10",
-    "infidelity",
-    "infidelity_at_best_scale",
-)
+SCORE_COLUMNS = tuple(score.name for score in SCORES)
 CELL_COLUMNS = (*PAIR_COLUMNS, "alpha", "lambda1", "lambda2", "split", "trial", "is_chosen", *SCORE_COLUMNS)
 REFERENCE_COLUMNS = ("domain", "reference", "alpha", *SCORE_COLUMNS)
 SIMILARITY_COLUMNS = (*PAIR_COLUMNS, "alpha", "similarity_prediction_only", "similarity_explainability")
 
 SPLITS = ("validation", "test")
-REFERENCES = (
-    "zero_predictor",
-    "mean_map",
-    "other_mean_map",
-    "chance",
-    "prediction_only",
-    "zero_shot",
-    "supervised",
-    "label_ceiling",
-)
 EXAMPLE_ATTRIBUTIONS = ("label", "transferred", "prediction_only", "supervised", "zero_shot")
 
 _STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference"}
 _NULLABLE_COLUMNS = {*SCORE_COLUMNS, "similarity_prediction_only", "similarity_explainability"}
 _BOUNDS = {
     "alpha": (0.0, 1.0),
-    "accuracy": (0.0, 1.0),
-    "normalized_accuracy": (0.0, math.inf),
-    "e_rmse": (0.0, math.inf),
-    "normalized_e_rmse": (0.0, math.inf),
-    "e_rmse_at_best_scale": (0.0, math.inf),
-    "correlation": (-1.0, 1.0),
-    "iou_at_1": (0.0, 1.0),
-    "iou_at_10": (0.0, 1.0),
-    "infidelity": (0.0, math.inf),
-    "infidelity_at_best_scale": (0.0, math.inf),
+    **{score.name: score.bounds for score in SCORES},
     "similarity_prediction_only": (-1.0, 1.0),
     "similarity_explainability": (-1.0, 1.0),
 }
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 1
+_FORMAT = 2
 
 Scalar = str | int | float | bool | None
 
@@ -99,10 +72,12 @@ class Example:
 class SweepResult:
     """Everything the report shows. Frames are checked and brought to one column order and one set of types.
 
+    command: what was asked for, such as `all_pairs`. sources: names of what explanations are transferred from; a source may be several
+    domains taken together, and need not be a target. targets: the domains they are transferred to. pairs: the planned (source, target).
     cells: every evaluated point (CELL_COLUMNS). The chosen point of a pair is its row with `is_chosen` on split
     `test`, one at most; pairs without one count as unfinished. With provenance["select"] == "validation" no other row
     may be on test.
-    references: REFERENCE_COLUMNS, scored on each domain's test split, at most one row a (domain, reference, alpha);
+    references: REFERENCE_COLUMNS, scored on each target's test split, at most one row a (domain, reference, alpha);
     alpha is NaN where none applies, `supervised` has a row an alpha.
     similarities: SIMILARITY_COLUMNS, cosines of the task vectors of source and target at that alpha.
     A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
@@ -110,8 +85,11 @@ class SweepResult:
     """
 
     sweep_key: str
+    command: str
     suite: str
-    domains: tuple[str, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
     provenance: Mapping[str, Scalar]
     cells: pd.DataFrame
     references: pd.DataFrame
@@ -119,23 +97,42 @@ class SweepResult:
     examples: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "domains", tuple(self.domains))
-        object.__setattr__(self, "examples", tuple(self.examples))
-        if len(self.domains) < 2 or len(set(self.domains)) < len(self.domains):
-            raise ResultError(f"a sweep over pairs needs two or more domains of different names, not {self.domains}")
+        for name in ("sources", "targets", "examples"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "pairs", tuple((source, target) for source, target in self.pairs))
+        self._check_pairs()
         object.__setattr__(self, "provenance", _checked_provenance(self.provenance))
+        allowed = {
+            "split": SPLITS, "reference": REFERENCES,
+            "source_domain": self.sources, "target_domain": self.targets, "domain": self.targets,
+        }  # fmt: skip
         for name, columns in (
             ("cells", CELL_COLUMNS),
             ("references", REFERENCE_COLUMNS),
             ("similarities", SIMILARITY_COLUMNS),
         ):
-            object.__setattr__(self, name, _checked_frame(name, getattr(self, name), columns, self.domains))
+            frame = _checked_frame(name, getattr(self, name), columns, allowed)
+            if "source_domain" in columns:
+                strangers = set(frame[list(PAIR_COLUMNS)].itertuples(index=False, name=None)) - set(self.pairs)
+                if strangers:
+                    raise ResultError(f"{name} holds pairs that were not planned: {sorted(strangers)[:5]}")
+            object.__setattr__(self, name, frame)
         self._check_cells()
         _check_unique("references", self.references, ["domain", "reference", "alpha"])
         _check_unique("similarities", self.similarities, [*PAIR_COLUMNS, "alpha"])
         for example in self.examples:
-            if {example.domain, example.source_domain} - set(self.domains):
-                raise ResultError(f"an example is of {example.domain!r} from {example.source_domain!r}: no such domain")
+            if example.domain not in self.targets or example.source_domain not in self.sources:
+                raise ResultError(f"an example is of {example.domain!r} from {example.source_domain!r}: no such target or source")
+
+    def _check_pairs(self) -> None:
+        for names, kind in ((self.sources, "sources"), (self.targets, "targets"), (self.pairs, "pairs")):
+            if not names or len(set(names)) < len(names):
+                raise ResultError(f"a sweep needs one or more {kind}, no two alike, not {names}")
+        for source, target in self.pairs:
+            if source == target:
+                raise ResultError(f"source and target of a pair are two different domains, not both {source!r}")
+            if source not in self.sources or target not in self.targets:
+                raise ResultError(f"the pair {source!r} -> {target!r} is of no known source and target")
 
     def _check_cells(self) -> None:
         is_test = self.cells["split"] == "test"
@@ -148,6 +145,11 @@ class SweepResult:
                 "cells has test rows that were not chosen although select is 'validation': test is scored once, "
                 "for the chosen point"
             )
+
+    @property
+    def is_all_pairs(self) -> bool:
+        """Whether the pairs are all those of one set of domains."""
+        return self.sources == self.targets and len(self.pairs) == len(self.sources) * (len(self.sources) - 1)
 
     @property
     def selected_on(self) -> str:
@@ -169,8 +171,11 @@ class SweepResult:
         description = {
             "format": _FORMAT,
             "sweep_key": self.sweep_key,
+            "command": self.command,
             "suite": self.suite,
-            "domains": list(self.domains),
+            "sources": list(self.sources),
+            "targets": list(self.targets),
+            "pairs": [list(pair) for pair in self.pairs],
             "provenance": dict(self.provenance),
             "examples": [
                 {"domain": e.domain, "source_domain": e.source_domain, "class_name": e.class_name}
@@ -193,8 +198,11 @@ class SweepResult:
                 examples.append(Example(**names, pixels=arrays[f"{index}/pixels"], attributions=attributions))
         return cls(
             sweep_key=description["sweep_key"],
+            command=description["command"],
             suite=description["suite"],
-            domains=tuple(description["domains"]),
+            sources=tuple(description["sources"]),
+            targets=tuple(description["targets"]),
+            pairs=tuple((source, target) for source, target in description["pairs"]),
             provenance=description["provenance"],
             cells=pd.read_parquet(directory / "cells.parquet"),
             references=pd.read_parquet(directory / "references.parquet"),
@@ -217,13 +225,14 @@ def _checked_provenance(provenance: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return checked
 
 
-def _checked_frame(name: str, frame: pd.DataFrame, columns: tuple[str, ...], domains: tuple[str, ...]) -> pd.DataFrame:
+def _checked_frame(
+    name: str, frame: pd.DataFrame, columns: tuple[str, ...], allowed: Mapping[str, tuple[str, ...]]
+) -> pd.DataFrame:
     """A copy with exactly `columns` in order, typed, in range, with known names."""
     missing, unknown = set(columns) - set(frame.columns), set(frame.columns) - set(columns)
     if missing or unknown:
         raise ResultError(f"{name}: missing columns {sorted(missing)}, unknown columns {sorted(unknown)}")
     frame = frame.loc[:, list(columns)].reset_index(drop=True).copy()
-    allowed = {"split": SPLITS, "reference": REFERENCES, **dict.fromkeys((*PAIR_COLUMNS, "domain"), domains)}
     for column in columns:
         is_null = frame[column].isna()
         is_nullable = column in _NULLABLE_COLUMNS or (name == "references" and column == "alpha")
@@ -247,8 +256,6 @@ def _checked_frame(name: str, frame: pd.DataFrame, columns: tuple[str, ...], dom
             raise ResultError(
                 f"{name}.{column} holds {values[is_outside][0]}, outside [{low}, {high}]; an undefined score is NaN"
             )
-    if "source_domain" in columns and (frame["source_domain"] == frame["target_domain"]).any():
-        raise ResultError(f"{name}: source and target of a pair are two different domains")
     return frame
 
 

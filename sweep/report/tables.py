@@ -7,31 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sweep.report.result import PAIR_COLUMNS, REFERENCE_COLUMNS, REFERENCES, SCORE_COLUMNS, SweepResult
+from core.metrics import SCORE_NAMED, SCORES
+from sweep.report.references import REFERENCE_TITLES, REFERENCES
+from sweep.report.result import PAIR_COLUMNS, REFERENCE_COLUMNS, SCORE_COLUMNS, SweepResult
 
-REFERENCE_TITLES = {
-    "zero_predictor": "zero predictor",
-    "mean_map": "mean map",
-    "other_mean_map": "other domain's mean map",
-    "chance": "chance",
-    "prediction_only": "prediction-only",
-    "zero_shot": "zero-shot",
-    "supervised": "supervised",
-    "label_ceiling": "label ceiling",
+SCORE_TITLES = {score.name: score.title for score in SCORES}
+PAIR_TITLES = {
+    **SCORE_TITLES,
+    "lambda2": "chosen lambda2 and alpha",
+    "similarity_prediction_only": "similarity of prediction-only vectors",
+    "similarity_explainability": "similarity of explainability vectors",
 }
-SCORE_TITLES = {
-    "accuracy": "accuracy",
-    "normalized_accuracy": "normalised accuracy",
-    "e_rmse": "E-RMSE",
-    "normalized_e_rmse": "normalised E-RMSE",
-    "e_rmse_at_best_scale": "E-RMSE at best scale",
-    "correlation": "correlation",
-    "iou_at_1": "IoU@1",
-    "iou_at_10": "IoU@10",
-    "infidelity": "infidelity",
-    "infidelity_at_best_scale": "infidelity at best scale",
+
+MODEL_TITLES = {
+    "transferred": "transferred, mean",
+    "transferred_mean": "transferred, mean",
+    "transferred_best": "transferred, best by IoU@10",
+    **REFERENCE_TITLES,
 }
-LOWER_IS_BETTER = {c for c in SCORE_COLUMNS if "e_rmse" in c or "infidelity" in c}
 
 # "While keeping 90 % of the accuracy", section 5.1: a pair that explains well and classifies badly is no success.
 KEPT_ACCURACY = 0.9
@@ -53,10 +46,11 @@ def reference_scores(result: SweepResult) -> pd.DataFrame:
     references = result.references.copy()
     prediction_only = references[references["reference"] == "prediction_only"].drop_duplicates("domain")
     divisors = prediction_only.set_index("domain").reindex(references["domain"])
-    for score in ("accuracy", "e_rmse"):
-        divisor = divisors[score].to_numpy(dtype=float)
-        quotient = references[score] / np.where(divisor > 0, divisor, np.nan)
-        references[f"normalized_{score}"] = references[f"normalized_{score}"].fillna(quotient)
+    for score in SCORES:
+        if score.numerator is not None:
+            divisor = divisors[score.numerator].to_numpy(dtype=float)
+            quotient = references[score.numerator] / np.where(divisor > 0, divisor, np.nan)
+            references[score.name] = references[score.name].fillna(quotient)
     return references
 
 
@@ -66,8 +60,11 @@ def chosen_pairs(result: SweepResult) -> pd.DataFrame:
     pairs = cells[(cells["split"] == "test") & cells["is_chosen"]].assign(alpha_key=_alpha_key)
     similarities = result.similarities.assign(alpha_key=_alpha_key).drop(columns="alpha")
     pairs = pairs.merge(similarities, how="left", on=[*PAIR_COLUMNS, "alpha_key"], validate="one_to_one")
-    order = {name: position for position, name in enumerate(result.domains)}
-    pairs = pairs.sort_values(list(PAIR_COLUMNS), key=lambda names: names.map(order), ignore_index=True)
+    orders = {
+        column: {name: position for position, name in enumerate(names)}
+        for column, names in zip(PAIR_COLUMNS, (result.sources, result.targets), strict=True)
+    }
+    pairs = pairs.sort_values(list(PAIR_COLUMNS), key=lambda names: names.map(orders[names.name]), ignore_index=True)
     return pairs.drop(columns="alpha_key")
 
 
@@ -100,6 +97,12 @@ def reference_of_pairs(result: SweepResult, reference: str, score: str) -> pd.Se
     return long.loc[long["reference"] == reference, score].reset_index(drop=True)
 
 
+def supervised_of_targets(result: SweepResult) -> pd.DataFrame:
+    """The supervised scores of each target domain, mean over the alphas of the pairs that transfer to it."""
+    references = pair_references(result)
+    return references[references["reference"] == "supervised"].groupby("target_domain").mean(numeric_only=True)
+
+
 def headline(result: SweepResult) -> pd.DataFrame:
     """Mean scores over the finished pairs: row `transferred`, then every reference. Undefined scores are left out."""
     scores = list(SCORE_COLUMNS)
@@ -112,7 +115,7 @@ def num_better(result: SweepResult, reference: str, score: str) -> Comparison:
     """How many chosen pairs beat `reference` in `score`; pairs where either is undefined are not compared."""
     transferred = chosen_pairs(result)[score]
     bar = reference_of_pairs(result, reference, score)
-    is_better = transferred < bar if score in LOWER_IS_BETTER else transferred > bar
+    is_better = transferred < bar if SCORE_NAMED[score].lower_is_better else transferred > bar
     is_compared = transferred.notna() & bar.notna()
     return Comparison(int((is_better & is_compared).sum()), int(is_compared.sum()))
 
@@ -135,7 +138,7 @@ def domain_table(result: SweepResult) -> pd.DataFrame:
     references = reference_scores(result).rename(columns={"reference": "model"})
     order = {name: position for position, name in enumerate(REFERENCES)}
     blocks = []
-    for domain in result.domains:
+    for domain in result.targets:
         to_domain = pairs[pairs["target_domain"] == domain]
         block = references[references["domain"] == domain]
         block = block.sort_values(["model", "alpha"], key=lambda v: v.map(order) if v.name == "model" else v)
@@ -153,9 +156,9 @@ def domain_table(result: SweepResult) -> pd.DataFrame:
 
 
 def matrix(result: SweepResult, values: pd.DataFrame, column: str) -> pd.DataFrame:
-    """[N, N] frame of `column` with a row a source domain and a column a target domain; NaN where there is none."""
-    square = values.pivot(index="source_domain", columns="target_domain", values=column)
-    return square.reindex(index=list(result.domains), columns=list(result.domains))
+    """[S, T] frame of `column` with a row a source and a column a target; NaN where there is none."""
+    rectangle = values.pivot(index="source_domain", columns="target_domain", values=column)
+    return rectangle.reindex(index=list(result.sources), columns=list(result.targets))
 
 
 def coefficient_curves(result: SweepResult, score: str) -> pd.DataFrame:
@@ -170,7 +173,7 @@ def coefficient_curves(result: SweepResult, score: str) -> pd.DataFrame:
     lambdas = np.unique(cells["lambda2"].round(9))
     if len(lambdas) > 40:  # a sampler that draws freely gives every pair its own points: a grid of them is noise
         lambdas = np.linspace(lambdas[0], lambdas[-1], 25)
-    curves: dict[str, list[np.ndarray]] = {domain: [] for domain in result.domains}
+    curves: dict[str, list[np.ndarray]] = {domain: [] for domain in result.targets}
     for pair in chosen_pairs(result).itertuples():
         of_pair = cells[
             (cells["source_domain"] == pair.source_domain)
@@ -192,9 +195,9 @@ def curve_split(result: SweepResult) -> str:
 
 
 def missing_pairs(result: SweepResult) -> list[tuple[str, str]]:
-    """Ordered pairs of the domains that have no chosen row on test."""
+    """The planned pairs that have no chosen row on test."""
     finished = set(chosen_pairs(result)[list(PAIR_COLUMNS)].itertuples(index=False, name=None))
-    return [(s, t) for s in result.domains for t in result.domains if s != t and (s, t) not in finished]
+    return [pair for pair in result.pairs if pair not in finished]
 
 
 def _alpha_key(frame: pd.DataFrame) -> pd.Series:

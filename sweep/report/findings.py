@@ -1,0 +1,75 @@
+"""The result in sentences, and what a reader must know before any of it."""
+
+from collections.abc import Sequence
+
+from sweep.report.references import REFERENCE_TITLES, REFERENCES
+from sweep.report.result import SCORE_COLUMNS, SweepResult
+from sweep.report.tables import SCORE_TITLES, chosen_pairs, headline, missing_pairs, num_better
+from sweep.report.text import number, shown_name
+
+
+def title(result: SweepResult) -> str:
+    """What was transferred between what, in a line."""
+    if result.is_all_pairs:
+        return f"Transferring explanations between all pairs of {len(result.targets)} domains"
+    return f"Transferring explanations from {_counted(result.sources, 'source')} to {_counted(result.targets, 'target domain')}"
+
+
+def _counted(names: Sequence[str], noun: str) -> str:
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
+
+
+def warnings(result: SweepResult) -> list[str]:
+    """What a reader must know before any number: selection on test, unfinished pairs, gaps."""
+    found = []
+    if result.selected_on == "test":
+        found.append(
+            "Alpha and lambda2 were chosen on the test split that the scores are measured on, as in the paper's grid. "
+            "Every score of a transferred model is therefore too good."
+        )
+    missing = missing_pairs(result)
+    if missing:
+        named = "; ".join(f"{shown_name(source)} to {shown_name(target)}" for source, target in missing[:5])
+        more = " and others" if len(missing) > 5 else ""
+        found.append(f"{len(missing)} of {len(result.pairs)} pairs have no result and are in no mean: {named}{more}.")
+    known = set(result.references[["domain", "reference"]].itertuples(index=False, name=None))
+    absent = [REFERENCE_TITLES[r] for r in REFERENCES if any((domain, r) not in known for domain in result.targets)]
+    if absent:
+        found.append(f"No score can be judged without its references; missing for some domains: {', '.join(absent)}.")
+    undefined = chosen_pairs(result)[list(SCORE_COLUMNS)].isna().sum()
+    undefined = undefined[undefined > 0]
+    if len(undefined):
+        counts = ", ".join(f"{SCORE_TITLES[score]} {count}" for score, count in undefined.items())
+        found.append(f"Some scores are undefined and left out of the means (pairs concerned: {counts}).")
+    return found
+
+
+def findings(result: SweepResult) -> list[str]:
+    """The result in sentences: first how many pairs pass the bars that explain nothing."""
+    means = headline(result)
+    zero, mean_map = num_better(result, "zero_predictor", "e_rmse"), num_better(result, "mean_map", "e_rmse")
+    chance, map_overlap = num_better(result, "chance", "iou_at_10"), num_better(result, "mean_map", "iou_at_10")
+    own = num_better(result, "prediction_only", "iou_at_10")
+    scaled = num_better(result, "prediction_only", "correlation")
+
+    def mean(model: str, score: str) -> str:
+        return number(means.loc[model, score])
+
+    return [
+        f"In E-RMSE {zero} pairs beat the zero predictor, which explains nothing, and {mean_map} the mean map.",
+        f"Normalised E-RMSE falls by shrinkage alone: it is {mean('transferred', 'normalized_e_rmse')} for the "
+        f"transferred models on average, and {mean('zero_predictor', 'normalized_e_rmse')} for the zero predictor. So "
+        "read it beside the scores that no scale can flatter: correlation, E-RMSE at the best scale, and IoU@10 "
+        "against chance.",
+        f"IoU@10 is {mean('transferred', 'iou_at_10')} on average; prediction-only "
+        f"{mean('prediction_only', 'iou_at_10')}, chance {mean('chance', 'iou_at_10')}, mean map "
+        f"{mean('mean_map', 'iou_at_10')}, supervised {mean('supervised', 'iou_at_10')}, label ceiling "
+        f"{mean('label_ceiling', 'iou_at_10')}. {chance} pairs beat chance, {own} their prediction-only target, "
+        f"{map_overlap} the mean map.",
+        f"Correlation with the labels is {mean('transferred', 'correlation')} on average; prediction-only "
+        f"{mean('prediction_only', 'correlation')}, supervised {mean('supervised', 'correlation')}. {scaled} pairs "
+        "improve on their prediction-only target.",
+        f"The transferred models keep {mean('transferred', 'normalized_accuracy')} of the prediction-only accuracy on "
+        f"average ({mean('transferred', 'accuracy')} against {mean('prediction_only', 'accuracy')}; zero-shot "
+        f"{mean('zero_shot', 'accuracy')}).",
+    ]

@@ -1,0 +1,47 @@
+"""What a transferred model is read against: the one table of reference rows."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One reference row. meaning: begins in lower case and ends in a full stop."""
+
+    name: str
+    title: str
+    meaning: str
+
+
+_ALL = (
+    Reference(
+        "zero_predictor", "zero predictor", "answers 0 for every patch. It explains nothing, and yet its E-RMSE is low."
+    ),
+    Reference(
+        "mean_map",
+        "mean map",
+        "answers the mean of the target's training labels for every picture: position alone, no picture.",
+    ),
+    Reference("other_mean_map", "other domain's mean map", "the same with the labels of another domain."),
+    Reference("chance", "chance", "a random order of the patches."),
+    Reference(
+        "prediction_only",
+        "prediction-only",
+        "the target's classifier, trained without explanation supervision; what normalised scores are divided by.",
+    ),
+    Reference("zero_shot", "zero-shot", "the base model, not trained on the target."),
+    Reference(
+        "supervised",
+        "supervised",
+        "trained on the target's own explanation labels, at the alpha of the pair: the upper bound for a transfer.",
+    ),
+    Reference(
+        "label_ceiling",
+        "label ceiling",
+        "how well two independent draws of the labels agree. A model without noise of its own could pass it a little; one far above it has "
+        "learnt the labels' errors.",
+    ),
+)
+
+REFERENCES = tuple(reference.name for reference in _ALL)
+REFERENCE_TITLES = {reference.name: reference.title for reference in _ALL}
+REFERENCE_MEANINGS = {reference.name: reference.meaning for reference in _ALL}

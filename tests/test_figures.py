@@ -1,0 +1,115 @@
+"""The figures show what the frames say, where they say it."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from synthetic_result import DOMAINS, synthetic_result
+
+from core.metrics import iou_at, top_patches
+from core.statistics import pearson
+from sweep.report.figures.examples import example_rows
+from sweep.report.figures.highlighting import faded, outline
+from sweep.report.figures.matrices import matrix_panel
+from sweep.report.figures.similarities import similarity_correlations
+from sweep.report.figures.trade_off import trade_off
+from sweep.report.result import SweepResult
+from sweep.report.tables import chosen_pairs
+
+
+@pytest.fixture(scope="module")
+def result() -> SweepResult:
+    return synthetic_result(num_examples=2)
+
+
+def _points(figure: Figure, panel: int, gid: str) -> np.ndarray:
+    found = [c.get_offsets() for c in figure.axes[panel].collections if c.get_gid() == gid]
+    return np.concatenate(found)
+
+
+def _sorted(points: np.ndarray) -> np.ndarray:
+    return points[np.lexsort(points.T)]
+
+
+def test_trade_off_plots_every_pair_where_the_frame_says(result):
+    figure, pairs = trade_off(result), chosen_pairs(result)
+    for panel, column in ((0, "normalized_e_rmse"), (1, "iou_at_10")):
+        expected = pairs[[column, "normalized_accuracy"]].to_numpy()
+        np.testing.assert_allclose(_sorted(_points(figure, panel, "pairs")), _sorted(expected))
+    zero = sorted(line.get_xdata()[0] for line in figure.axes[0].lines if line.get_gid() == "zero_predictor")
+    own = result.references.set_index(["reference", "domain"])["e_rmse"]
+    np.testing.assert_allclose(zero, sorted(own["zero_predictor"] / own["prediction_only"]))
+    chance = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_gid() == "chance"]
+    assert chance == [pytest.approx(0.118, abs=5e-4)]
+
+
+def test_trade_off_colour_is_the_source_and_shape_the_target(result):
+    figure, pairs = trade_off(result), chosen_pairs(result)
+    groups = [c for c in figure.axes[0].collections if c.get_gid() == "pairs"]
+    assert len(groups) == len(DOMAINS)
+    colour_of: dict[str, tuple[float, ...]] = {}
+    for target, group in zip(DOMAINS, groups, strict=True):
+        sources = pairs[pairs["target_domain"] == target]["source_domain"]
+        for source, colour in zip(sources, group.get_facecolors(), strict=True):
+            assert colour_of.setdefault(source, tuple(colour)) == tuple(colour)
+    assert len(set(colour_of.values())) == len(DOMAINS)
+    assert len({group.get_paths()[0].vertices.tobytes() for group in groups}) == len(DOMAINS)
+
+
+def test_correlation_panels_state_r_of_what_they_plot(result):
+    figure = similarity_correlations(result)
+    for panel in range(3):
+        points = _points(figure, panel, "pairs")
+        fit = pearson(points[:, 0], points[:, 1])
+        text = next(t.get_text() for t in figure.axes[panel].texts)
+        assert text.startswith(f"r = {fit.r:.2f}, p ")
+        (line,) = figure.axes[panel].lines
+        slope, intercept = np.polyfit(points[:, 0], points[:, 1], 1)
+        np.testing.assert_allclose(line.get_ydata(), slope * line.get_xdata() + intercept)
+
+
+def test_matrix_holds_each_pair_in_its_place_and_supervised_on_the_diagonal(result):
+    image = matrix_panel(result, "correlation").axes[0].images[0]
+    shown = np.ma.getdata(image.get_array())
+    pairs = chosen_pairs(result).set_index(["source_domain", "target_domain"])
+    assert shown[0, 5] == pairs.loc[("cars", "scenes"), "correlation"]
+    assert shown[5, 0] == pairs.loc[("scenes", "cars"), "correlation"]
+    supervised = result.references.query("reference == 'supervised' and domain == 'cars'")["correlation"]
+    assert supervised.min() <= shown[0, 0] <= supervised.max()
+
+
+@pytest.mark.parametrize("column", ["normalized_e_rmse", "normalized_accuracy"])
+def test_normalised_matrices_are_centred_on_the_prediction_only_model(result, column):
+    norm = matrix_panel(result, column).axes[0].images[0].norm
+    assert norm(1.0) == pytest.approx(0.5)
+    assert norm.vmax - 1 == pytest.approx(1 - norm.vmin)
+
+
+def test_example_rows_state_the_overlap_that_they_show(result):
+    example = result.examples[0]
+    axes = example_rows([example]).axes[0]
+    shown = {text.get_gid(): text.get_text() for text in axes.texts if text.get_gid()}
+    maps = {name: values[None] for name, values in example.attributions.items()}
+    label = maps.pop("label")
+    assert shown == {name: f"{iou_at(10, values, label):.2f}" for name, values in maps.items()}
+
+
+def test_only_the_top_patches_keep_their_colours():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (60, 50, 3), dtype=np.uint8)  # neither side is a multiple of 7
+    attributions = rng.normal(size=49).astype(np.float32)
+    is_top = top_patches(attributions[None], 10)[0]
+    is_kept = (faded(pixels, is_top) == pixels).all(axis=2)
+    for row in range(60):
+        for column in range(50):
+            if is_top[(row * 7 // 60) * 7 + column * 7 // 50]:
+                assert is_kept[row, column]
+    # A grey and pale pixel can equal its original only by accident.
+    assert is_kept.mean() == pytest.approx(10 / 49, abs=0.03)
+
+
+def test_the_outline_surrounds_the_top_patches():
+    alone, joined, edge = np.zeros(49, bool), np.zeros(49, bool), np.zeros(49, bool)
+    alone[24], joined[[24, 25]], edge[0] = True, True, True
+    assert len(outline(alone)) == 4 and len(outline(joined)) == 6 and len(outline(edge)) == 4
+    corners = {point for segment in outline(alone) for point in segment}
+    np.testing.assert_allclose(sorted(corners), [(a / 7, b / 7) for a in (3, 4) for b in (3, 4)])
