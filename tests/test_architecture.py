@@ -18,7 +18,7 @@ HOMES = {
     "ray.train": {"sweep/engines/training.py"},
     "ray.tune": {"sweep/engines/trials.py"},
     "optuna": {"sweep/engines/trials.py"},
-    "mlflow": {"sweep/record/tracking.py", "sweep/record/database.py"},
+    "mlflow": {f"sweep/record/{module}.py" for module in ("tracker", "sweep_run", "children", "entities")},
     "matplotlib": {"sweep/report/figures.py"},
     "fsspec": {"core/data/directory.py", "sweep/store/artifacts.py", "sweep/store/leases.py", "sweep/commands/label_directory.py"},
     "huggingface_hub": {"core/data/directory.py"},

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from sweep.record.tracking import SweepRun
-from sweep.report.result import SweepResult
+from sweep.record.sweep_run import SweepRun
+from sweep.report.result import SCORE_COLUMNS, SweepResult
 from sweep.stages import computations as stages
 from sweep.stages.plan import LABEL_SPLITS, Plan
+from sweep.stages.stage import ChildRun
 from sweep.store.artifacts import Artifact, Store
 
 
@@ -40,9 +41,7 @@ def _write_result_files(artifact: Artifact, directory: Path) -> None:
             shutil.copyfile(artifact.path(name), directory / name)
 
 
-def _record_model(
-    plan: Plan, store: Store, sweep_run: SweepRun, result: SweepResult, domain: str, alpha: float, scratch: Path
-) -> None:
+def _record_model(plan: Plan, store: Store, sweep_run: SweepRun, result: SweepResult, domain: str, alpha: float, scratch: Path) -> None:
     stage = plan.model(domain, alpha)
     if sweep_run.is_logged(stage.key):
         return
@@ -62,7 +61,7 @@ def _record_model(
         for metric in ("loss", "classification_loss", "explanation_loss")
     }
     recipe = {f"recipe.{k}": v for k, v in stage.params["recipe"].items()}
-    sweep_run.log_stage(
+    child = ChildRun(
         "finetune",
         stage.key,
         stage.name,
@@ -72,11 +71,9 @@ def _record_model(
         artifact.manifest["started"],
         artifact.manifest["seconds"],
         [(path, "vectors")],
-        {metric: points for metric, points in curves.items() if points},
+        curves={metric: points for metric, points in curves.items() if points},
     )
-
-
-_SCORES = ("accuracy", "normalized_accuracy", "e_rmse", "normalized_e_rmse", "iou_at_1", "iou_at_10", "infidelity", "correlation")
+    sweep_run.log_child(child, store)
 
 
 def _reference(result: SweepResult, domain: str, reference: str, alpha: float) -> dict[str, float]:
@@ -84,7 +81,7 @@ def _reference(result: SweepResult, domain: str, reference: str, alpha: float) -
     rows = rows[(rows["domain"] == domain) & (rows["reference"] == reference)]
     if reference == "supervised":
         rows = rows[rows["alpha"] == alpha]
-    return {name: float(rows.iloc[0][name]) for name in _SCORES} if len(rows) else {}
+    return {name: float(rows.iloc[0][name]) for name in SCORE_COLUMNS} if len(rows) else {}
 
 
 def _record_labels(plan: Plan, store: Store, sweep_run: SweepRun, domain: str) -> None:
@@ -98,7 +95,7 @@ def _record_labels(plan: Plan, store: Store, sweep_run: SweepRun, domain: str) -
         labels = stages.load_labels(plan, store, domain, split)
         error = float((labels.standard_error.astype("float64") ** 2).sum(1).mean() ** 0.5)
         size = float((labels.attributions.astype("float64") ** 2).sum(1).mean() ** 0.5)
-        sweep_run.log_stage(
+        child = ChildRun(
             "label",
             stage.key,
             stage.name,
@@ -112,8 +109,8 @@ def _record_labels(plan: Plan, store: Store, sweep_run: SweepRun, domain: str) -
             {},
             min(s["started"] for s in shards),
             sum(s["seconds"] for s in shards),
-            [],
         )
+        sweep_run.log_child(child, store)
 
 
 def _record_pairs(plan: Plan, store: Store, sweep_run: SweepRun, result: SweepResult) -> None:
@@ -125,14 +122,14 @@ def _record_pairs(plan: Plan, store: Store, sweep_run: SweepRun, result: SweepRe
             continue
         manifest = store.open(stage.key).manifest
         similarities = ("similarity_prediction_only", "similarity_explainability")
-        sweep_run.log_stage(
+        child = ChildRun(
             "pair",
             stage.key,
             stage.name,
             {name: row[name] for name in ("source_domain", "target_domain", "alpha", "lambda1", "lambda2")},
-            {name: row[name] for name in (*_SCORES, *similarities)},
+            {name: row[name] for name in (*SCORE_COLUMNS, *similarities)},
             {"constraint_met": str(manifest["meta"]["constraint_met"]), "select": plan.config.search.select},
             manifest["started"],
             manifest["seconds"],
-            [],
         )
+        sweep_run.log_child(child, store)

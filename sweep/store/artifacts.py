@@ -79,6 +79,10 @@ class Artifact:
         """A local path to one of the files; of a remote store, a verified copy made once."""
         return self._store._local_file(self.key, name, self.manifest)
 
+    def location(self, name: str) -> str:
+        """Where one of the files lies, for people and the record: a path, or a URL without credentials."""
+        return without_credentials(self._store.url) + self._store._place(self.key, name, self.manifest).removeprefix(self._store._root)
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.path(name).read_text())
 
@@ -105,6 +109,11 @@ class Store:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.url, self._cache_dir)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether artifacts are files of this machine, not objects of a bucket."""
+        return self._is_local
 
     def check_writable(self) -> None:
         """Raise StoreError unless the store can be written to."""
