@@ -20,7 +20,7 @@ HOMES = {
     "optuna": {"sweep/engines/trials.py"},
     "mlflow": {f"sweep/record/{module}.py" for module in ("tracker", "sweep_run", "children", "entities")},
     "matplotlib": {"sweep/report/figures.py"},
-    "fsspec": {"core/data/directory.py", "sweep/store/artifacts.py", "sweep/store/leases.py", "sweep/commands/label_directory.py"},
+    "fsspec": {"core/data/directory.py", "sweep/store/files.py", "sweep/store/leases.py", "sweep/commands/label_directory.py"},
     "huggingface_hub": {"core/data/directory.py"},
     "pyarrow": {"core/data/parquet_layout.py", "core/data/parquet_split.py", "sweep/stages/label_files.py"},
     "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},

@@ -11,7 +11,7 @@ import time
 import fsspec
 import pytest
 
-from sweep.store.artifacts import leases
+from sweep.store import leases
 from sweep.store.leases import Leases
 from sweep.store.processes import this_process
 

@@ -9,75 +9,46 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import socket
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from sweep.store import files as places
+from sweep.store.checkpoints import Checkpoint
+from sweep.store.files import FileTree, StoreError
+from sweep.store.keys import artifact_key, canonical
+from sweep.store.leases import Leases
+from sweep.store.manifest import MANIFEST, as_bytes, parse_manifest, sha256_of
+from sweep.store.node_cache import ChecksumError, NodeCache, limit_from_environment
+from sweep.store.processes import unfinished_name
+from sweep.store.publishing import publish_by_rename, publish_by_upload, remove_leftovers
 
-from sweep.store.credentials import scrubbed, without_credentials
-from sweep.store.leases import Leases, create_file, has_directories
-from sweep.store.processes import is_alive_here, is_of_this_host, this_process
+__all__ = ["Artifact", "Store", "StoreError", "artifact_key"]
 
-MANIFEST = "manifest.json"
 POLL_S = 0.5
-
-
-class StoreError(ValueError):
-    """The store cannot be used, or an artifact in it is damaged; the message names the fix."""
-
-
-def artifact_key(stage: str, version: int, params: Mapping[str, Any], inputs: Sequence[str]) -> str:
-    """Key of an artifact: sha256 (40 hex digits) over canonical JSON. 1 and 1.0 are different parameters, 0.0 and -0.0 are not.
-
-    Raises TypeError for parameters that JSON does not hold, ValueError for NaN and infinities.
-    """
-    assert not isinstance(inputs, str), "inputs are a sequence of keys"
-    document = {"stage": stage, "version": version, "params": _canonical(params), "inputs": list(inputs)}
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
-
-
-def _canonical(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _canonical(dataclasses.asdict(value))
-    if value is None or isinstance(value, (bool, str)) or type(value) is int:
-        return value
-    if type(value) is float:
-        if not math.isfinite(value):
-            raise ValueError(f"a parameter is {value}: keys hold finite numbers only")
-        return value + 0.0  # -0.0 becomes 0.0
-    if isinstance(value, Mapping):
-        if not all(isinstance(k, str) for k in value):
-            raise TypeError("parameter names must be strings")
-        return {k: _canonical(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(v) for v in value]
-    raise TypeError(f"a {type(value).__name__} cannot be part of a key: use numbers, strings, lists and mappings")
+_FEW_KEYS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A whole artifact. manifest: stage, params, inputs, files {name: {size, sha256}}, meta, started, seconds, host, created."""
+    """A whole artifact. manifest: as in `manifest`; it was checked when it was read."""
 
     key: str
     manifest: Mapping[str, Any]
     _store: Store
 
     def path(self, name: str) -> Path:
-        """A local path to one of the files; of a remote store, a verified copy made once."""
-        return self._store._local_file(self.key, name, self.manifest)
+        """A local path to one of the files; of a remote store, a verified copy that is made once a node.
+
+        Open it while this artifact lives, or ask again: with a limit on the node's cache, copies that nobody holds are removed.
+        """
+        return self._store._local_file(self, name)
 
     def location(self, name: str) -> str:
         """Where one of the files lies, for people and the record: a path, or a URL without credentials."""
@@ -88,27 +59,31 @@ class Artifact:
 
 
 class Store:
-    """Artifacts under a directory or an fsspec URL (`s3://bucket/prefix`). Can be sent to other processes."""
+    """Artifacts under a directory or an fsspec URL (`s3://bucket/prefix`). Can be sent to other processes.
 
-    def __init__(self, url: str, cache_dir: str | None = None) -> None:
-        self.url = url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
-        try:
-            filesystem, root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            fix = "give a directory or a URL such as s3://bucket/prefix, and install what its protocol needs"
-            raise StoreError(f"the store {without_credentials(url)} cannot be opened ({scrubbed(str(error), url)}): {fix}") from None
-        self._fs = filesystem
-        self._root = root.rstrip("/")
-        self._is_local = isinstance(filesystem, LocalFileSystem)
-        self._cache_dir = cache_dir
+    cache_dir: where a remote store's files are copied to on each node; by default in the user's cache directory.
+    cache_gb: size above which copies that were not used for longest are removed; by default EXPLAINABILITY_SWEEP_CACHE_GB of each node's
+    environment, without which there is no limit.
+    """
+
+    def __init__(self, url: str, cache_dir: str | None = None, cache_gb: float | None = None) -> None:
+        self._files = FileTree(url)
+        self.url = self._files.url
+        self._settings = (cache_dir, cache_gb)
         users_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        self._cache = Path(cache_dir or f"{users_cache}/explainability-sweep").expanduser()
+        cache = Path(cache_dir or f"{users_cache}/explainability-sweep").expanduser()
+        self._cache = NodeCache(cache, limit_from_environment() if cache_gb is None else cache_gb)
         # What this machine works on: for a local store in it, so that a rename publishes; for a remote one in the cache.
-        self._workplace = Path(self._root) if self._is_local else self._cache
-        self._leases = Leases(filesystem, f"{self._root}/leases")
+        self._workplace = Path(self._files.root) if self.is_local else cache
+        self._leases = Leases(self._files.fs, self._files.place("leases"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.url, self._cache_dir)
+        return Store, (self.url, *self._settings)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory: on a disk of this machine, or one that it shares."""
+        return self._files.is_local
 
     @property
     def is_local(self) -> bool:
@@ -116,31 +91,39 @@ class Store:
         return self._is_local
 
     def check_writable(self) -> None:
-        """Raise StoreError unless the store can be written to."""
-        probe = f"{self._root}/.writable-{os.getpid()}-{time.time_ns():x}"
-        try:
-            if has_directories(self._fs):
-                self._fs.makedirs(self._root, exist_ok=True)
-            self._fs.pipe_file(probe, b"")
-            self._fs.rm_file(probe)
-        except Exception as error:  # every filesystem has errors of its own
-            reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
-            raise StoreError(f"the store {without_credentials(self.url)} cannot be written to ({reason}): give another --store") from None
-        self._remove_leftovers()
+        """Raise StoreError unless the store can be written to; clear away what the dead left in it."""
+        self._files.check_writable()
+        remove_leftovers(self._files, self._workplace)
+
+    def write_probe(self) -> str:
+        """Write a small file, whose name other processes give to `sees_probe` to find out whether they reach this very store."""
+        return places.write_probe(self.url)
+
+    def sees_probe(self, name: str) -> bool:
+        return places.sees_probe(self.url, name)
+
+    def remove_probe(self, name: str) -> None:
+        places.remove_probe(self.url, name)
 
     def exists(self, key: str) -> bool:
         """Whether the artifact is there, whole."""
-        self._fs.invalidate_cache()  # others publish meanwhile
-        return bool(self._fs.exists(self._place(key, MANIFEST)))
+        return self._files.exists(f"{_place(key)}/{MANIFEST}")
+
+    def existing(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys whose artifacts are there, whole: of a remote store by one listing, not by a request each."""
+        asked = set(keys)
+        if self.is_local or len(asked) <= _FEW_KEYS:
+            return {key for key in asked if self.exists(key)}
+        return asked & self._listed()
 
     def open(self, key: str) -> Artifact:
         """An artifact that exists. Raises StoreError when it is absent or a file of it is missing or has another size."""
         manifest = self._read_manifest(key)
-        if self._is_local:
+        if self.is_local:
             for name, facts in manifest["files"].items():
                 try:
-                    size = os.stat(self._place(key, name)).st_size
-                except FileNotFoundError:
+                    size = os.stat(self._place_of(key, name, manifest)).st_size
+                except (FileNotFoundError, NotADirectoryError):
                     size = -1
                 if size != facts["size"]:
                     raise self._damaged(key, name)
@@ -151,7 +134,7 @@ class Store:
         manifest = self.open(key).manifest
         for name, facts in manifest["files"].items():
             try:
-                with self._fs.open(self._place(key, name, manifest), "rb") as stream:
+                with self._files.reaching(), self._files.fs.open(self._place_of(key, name, manifest), "rb") as stream:
                     digest = hashlib.file_digest(stream, "sha256").hexdigest()
             except FileNotFoundError:
                 digest = None
@@ -160,9 +143,16 @@ class Store:
 
     def keys(self, stage: str | None = None) -> list[str]:
         """Keys of all whole artifacts, of one stage if named."""
-        self._fs.invalidate_cache()
-        found = sorted(PurePosixPath(p).parent.name for p in self._fs.glob(f"{self._root}/artifacts/*/*/{MANIFEST}"))
-        return [key for key in found if stage is None or self._read_manifest(key)["stage"] == stage]
+        return sorted(key for key in self._listed() if stage is None or self._read_manifest(key)["stage"] == stage)
+
+    def checkpoint(self, key: str) -> Checkpoint:
+        """The checkpoint of the training that computes an artifact; it lies in the store and does not die with a node."""
+        return Checkpoint(self._files, f"checkpoints/{key}.pt", self._workplace)
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        """A directory for checkpoints: in the store, or for a remote one on this machine, with which they die: use `checkpoint`."""
+        return self._workplace / "checkpoints"
 
     def scratch(self, name: str) -> str:
         """A directory or URL beside the artifacts that every node of a cluster sees, for what an engine wants to write meanwhile."""
@@ -170,13 +160,8 @@ class Store:
 
     def remove_scratch(self, name: str) -> None:
         """Remove a scratch directory and what is in it."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(f"{self._root}/scratch/{name}", recursive=True)
-
-    @property
-    def checkpoint_directory(self) -> Path:
-        """Where a training keeps its checkpoint: in the store, or for a remote one on this machine."""
-        return self._workplace / "checkpoints"
+        with self._files.reaching(), contextlib.suppress(FileNotFoundError):
+            self._files.fs.rm(self._files.place(f"scratch/{name}"), recursive=True)
 
     def get_or_compute(
         self,
@@ -214,126 +199,78 @@ class Store:
         compute: Callable[[Path], Mapping[str, Any] | None],
     ) -> None:
         started = time.time()
-        parent = self._workplace / "in_progress"
-        parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix=f"{key}.{this_process()}.", dir=parent))
+        directory = self._workplace / "in_progress" / unfinished_name(key)
+        directory.mkdir(parents=True)
         try:
             meta = compute(directory)
             names = sorted(str(p.relative_to(directory).as_posix()) for p in directory.rglob("*") if p.is_file())
             assert MANIFEST not in names, f"the name {MANIFEST} is the store's own"
-            files = {n: {"size": (directory / n).stat().st_size, "sha256": _sha256(directory / n)} for n in names}
             manifest = {
                 "key": key,
                 "stage": stage,
-                "params": _canonical(params),
+                "params": canonical(params),
                 "inputs": list(inputs),
-                "files": files,
+                "files": {n: {"size": (directory / n).stat().st_size, "sha256": sha256_of(directory / n)} for n in names},
                 "meta": dict(meta or {}),
                 "started": started,
                 "seconds": time.time() - started,
                 "host": socket.gethostname(),
                 "created": time.time(),
             }
-            publish = self._publish_by_rename if self._is_local else self._publish_by_upload
-            publish(key, directory, manifest)
+            parse_manifest(as_bytes(manifest), key)  # what is published can be opened
+            if self.is_local:
+                publish_by_rename(directory, Path(self._files.place(_place(key))), manifest)
+            else:
+                publish_by_upload(self._files, directory, _place(key), manifest)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _publish_by_rename(self, key: str, directory: Path, manifest: Mapping[str, Any]) -> None:
-        target = Path(self._place(key, MANIFEST)).parent
-        (directory / MANIFEST).write_text(_as_text(manifest))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.chmod(directory, 0o755)
-        for path in (*directory.rglob("*"), directory):
-            _flush(path)
-        try:
-            os.rename(directory, target)
-        except OSError:
-            if self.exists(key):  # another process was as quick, with the same content
-                return
-            shutil.rmtree(target)  # a directory without a manifest: no artifact
-            os.rename(directory, target)
-        _flush(target.parent)
+    def _listed(self) -> set[str]:
+        """Keys of all whole artifacts, by one listing."""
+        root = self._files.place("artifacts")
+        if self.is_local:
+            return {path.parent.name for path in Path(root).glob(f"*/*/{MANIFEST}")}
+        with self._files.reaching():
+            self._files.fs.invalidate_cache()
+            names = [path[len(root) + 1 :].split("/") for path in self._files.fs.find(root)]
+        return {parts[1] for parts in names if len(parts) == 3 and parts[2] == MANIFEST}
 
-    def _publish_by_upload(self, key: str, directory: Path, manifest: Mapping[str, Any]) -> None:
-        manifest = {**manifest, "directory": uuid.uuid4().hex}
-        for name in manifest["files"]:
-            self._fs.put_file(str(directory / name), self._place(key, name, manifest))
-        create_file(self._fs, self._place(key, MANIFEST), _as_text(manifest).encode())
-        # Of several that computed the same, the first manifest stands. What it does not name was left by others, dead or late.
-        kept = {MANIFEST, self._read_manifest(key)["directory"]}
-        self._fs.invalidate_cache()
-        for path in self._fs.ls(self._place(key, MANIFEST).rpartition("/")[0], detail=False):
-            if PurePosixPath(path).name not in kept:
-                self._fs.rm(path, recursive=True)
-
-    def _remove_leftovers(self) -> None:
-        """Remove what processes of this machine that are dead left half done."""
-        for path in self._workplace.glob("in_progress/*"):
-            process = path.name.partition(".")[2].rpartition(".")[0]  # the name is key.process.random
-            if is_of_this_host(process) and not is_alive_here(process):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def _place(self, key: str, name: str, manifest: Mapping[str, Any] | None = None) -> str:
-        directory = manifest.get("directory") if manifest else None
-        return "/".join([self._root, "artifacts", key[:2], key, *([directory] if directory else []), name])
+    def _place_of(self, key: str, name: str, manifest: Mapping[str, Any]) -> str:
+        directory = manifest.get("directory")
+        return self._files.place("/".join([_place(key), *([directory] if directory else []), name]))
 
     def _read_manifest(self, key: str) -> dict[str, Any]:
+        content = self._files.read(f"{_place(key)}/{MANIFEST}")
+        if content is None:
+            raise StoreError(f"there is no artifact {key} in {self._files}: run the sweep again to compute it")
         try:
-            manifest: dict[str, Any] = json.loads(self._fs.cat_file(self._place(key, MANIFEST)))
-            names = [*manifest["files"], manifest.get("directory", "")]
-        except FileNotFoundError:
-            store = without_credentials(self.url)
-            raise StoreError(f"there is no artifact {key} in {store}: run the sweep again to compute it") from None
-        except (ValueError, TypeError, LookupError):
-            raise self._damaged(key, MANIFEST) from None
-        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names):
-            raise self._damaged(key, MANIFEST)
-        return manifest
+            return parse_manifest(content, key)
+        except ValueError as error:
+            raise self._damaged(key, MANIFEST) from error
 
-    def _local_file(self, key: str, name: str, manifest: Mapping[str, Any]) -> Path:
+    def _local_file(self, artifact: Artifact, name: str) -> Path:
+        key, manifest = artifact.key, artifact.manifest
         if name not in manifest["files"]:
             raise StoreError(f"artifact {key} has no file {name!r}; it has {', '.join(manifest['files'])}")
-        if self._is_local:
-            return Path(self._place(key, name))
+        place = self._place_of(key, name, manifest)
+        if self.is_local:
+            return Path(place)
         facts = manifest["files"][name]
-        # Under its checksum: what was deleted and computed again is not taken for what it was before.
-        copy = self._cache / "files" / facts["sha256"] / name
-        if not copy.exists() or copy.stat().st_size != facts["size"]:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            temporary = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")
-            try:
-                self._fs.get_file(self._place(key, name, manifest), str(temporary))
-                if _sha256(temporary) != facts["sha256"]:
-                    raise self._damaged(key, name)
-                os.replace(temporary, copy)
-            except FileNotFoundError:
-                raise self._damaged(key, name) from None
-            finally:
-                temporary.unlink(missing_ok=True)
-        return copy
+
+        def download(copy: Path) -> None:
+            with self._files.reaching():
+                self._files.fs.get_file(place, str(copy))
+
+        try:
+            return self._cache.copy(name, facts["size"], facts["sha256"], download, artifact)
+        except (FileNotFoundError, ChecksumError):
+            raise self._damaged(key, name) from None
 
     def _damaged(self, key: str, name: str) -> StoreError:
-        place = f"{without_credentials(self.url)}/artifacts/{key[:2]}/{key}"
-        return StoreError(f"{name} of the artifact {place} is missing or damaged: delete this directory and run the sweep again")
+        return StoreError(
+            f"{name} of the artifact {self._files}/{_place(key)} is missing or damaged: delete this directory and run the sweep again"
+        )
 
 
-def _as_text(manifest: Mapping[str, Any]) -> str:
-    return json.dumps(manifest, indent=1, sort_keys=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have a file or a directory on the disk before what is written next: after a power loss an artifact is whole or absent too."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (error.errno == errno.EINVAL and path.is_dir()):  # some network filesystems cannot for directories
-            raise
-    finally:
-        os.close(descriptor)
+def _place(key: str) -> str:
+    return f"artifacts/{key[:2]}/{key}"

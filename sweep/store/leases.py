@@ -8,7 +8,6 @@ exclusive creation is not to be had two processes may both compute; the first to
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import threading
 import time
@@ -17,44 +16,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
 
+from sweep.store.files import create_file
 from sweep.store.processes import is_alive_here, is_of_this_host, this_process
 
 RENEWAL_S = 5.0
 EXPIRY_S = 60.0
-BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}
-
-
-def has_directories(filesystem: AbstractFileSystem) -> bool:
-    """False for buckets: a directory is a prefix of names there, and to make one would create a bucket that was only misspelt."""
-    protocols = [filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol
-    return BUCKET_PROTOCOLS.isdisjoint(protocols)
-
-
-def create_file(filesystem: AbstractFileSystem, path: str, content: bytes) -> bool:
-    """Create a file unless it exists; whether it was created. Of several at once one succeeds, if the filesystem can tell."""
-    if filesystem.exists(path):
-        return False
-    if has_directories(filesystem):
-        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-    try:
-        if isinstance(filesystem, LocalFileSystem):  # its pipe_file looks first and writes then
-            with open(path, "xb") as stream:
-                stream.write(content)
-        else:
-            filesystem.pipe_file(path, content, mode="create")
-    except FileExistsError:
-        return False
-    except (TypeError, ValueError, NotImplementedError):  # no exclusive creation on this filesystem
-        filesystem.pipe_file(path, content)
-    except OSError as error:
-        if error.errno == errno.EBUSY:  # how s3fs tells that another conditional write to this name is under way
-            return False
-        if error.errno != errno.ENOSYS:
-            raise
-        filesystem.pipe_file(path, content)  # a server that speaks S3 without conditional writes
-    return True
 
 
 @dataclass(frozen=True)

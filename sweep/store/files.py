@@ -1,0 +1,238 @@
+"""Single files of a directory or a bucket, each whole or not at all; and whether another machine sees the same place.
+
+This is the home of fsspec: local disks and buckets look alike above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from sweep.store.credentials import scrubbed, without_credentials
+from sweep.store.processes import is_left_behind, unfinished_name
+
+BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}
+_UNFINISHED = ".unfinished"
+_PROBE_POLL_S = 0.25
+
+
+class StoreError(ValueError):
+    """A place for files cannot be used, or what lies there is damaged; the message names the fix and no credentials."""
+
+
+class FileTree:
+    """Files under a directory or an fsspec URL (`s3://bucket/prefix`), by their names relative to it. Can be sent to other processes.
+
+    option: the command-line option that named the place, for messages. Methods raise StoreError where the place cannot be reached.
+    """
+
+    def __init__(self, url: str, option: str = "--store") -> None:
+        self.url = url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
+        self.option = option
+        try:
+            filesystem, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            fix = "give a directory or a URL such as s3://bucket/prefix, and install what its protocol needs"
+            reason = scrubbed(str(error), url)
+            raise StoreError(f"{option} {without_credentials(url)} cannot be opened ({reason}): {fix}") from None
+        self.fs: AbstractFileSystem = filesystem
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(filesystem, LocalFileSystem)
+
+    def __str__(self) -> str:
+        """The URL without credentials."""
+        return without_credentials(self.url)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileTree, (self.url, self.option)
+
+    def place(self, name: str) -> str:
+        """The path of a file for the filesystem."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        with self.reaching():
+            self.fs.invalidate_cache()  # others write meanwhile
+            return bool(self.fs.exists(self.place(name)))
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None where there is none."""
+        with self.reaching():
+            try:
+                return self.fs.cat_file(self.place(name))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def open(self, name: str) -> BinaryIO:
+        """A file, open for reading. Raises FileNotFoundError where there is none."""
+        with self.reaching():
+            return self.fs.open(self.place(name), "rb")
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in a folder, sorted; none where there is no such folder."""
+        with self.reaching():
+            self.fs.invalidate_cache()
+            try:
+                entries = self.fs.ls(self.place(folder), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
+
+    def write(self, name: str, content: bytes) -> None:
+        """A file, whole or not at all: on a local disk written under another name and moved; a bucket's upload is atomic."""
+        with self.reaching():
+            if not self.is_local:
+                make_parents(self.fs, self.place(name))
+                self.fs.pipe_file(self.place(name), content)
+                return
+            with self.unfinished_file() as temporary:
+                with open(temporary, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                self.move_in(temporary, name)
+
+    def upload(self, path: Path, name: str) -> None:
+        """A local file to a remote place, whole or not at all, without holding it in memory."""
+        assert not self.is_local, "a local file is moved, not uploaded"
+        with self.reaching():
+            make_parents(self.fs, self.place(name))
+            self.fs.put_file(str(path), self.place(name))
+
+    @contextlib.contextmanager
+    def unfinished_file(self) -> Iterator[Path]:
+        """A new path on the place's own disk to write to and then `move_in`; removed if it is still there at the end."""
+        assert self.is_local
+        path = Path(self.root) / _UNFINISHED / unfinished_name("file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def move_in(self, path: Path, name: str) -> None:
+        """Have a file of `unfinished_file` stand under its name, at once and in place of what was there."""
+        target = Path(self.place(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self.reaching(), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.place(name))
+
+    def check_writable(self) -> None:
+        """Raise StoreError unless files can be written there."""
+        probe = f".writable-{uuid.uuid4().hex}"
+        try:
+            make_parents(self.fs, self.place(probe))
+            self.fs.pipe_file(self.place(probe), b"")
+            self.fs.rm_file(self.place(probe))
+        except Exception as error:  # every filesystem has errors of its own
+            reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
+            raise StoreError(f"{self.option} {self} cannot be written to ({reason}): give another {self.option}") from None
+
+    def remove_unfinished(self) -> None:
+        """Remove what processes that are dead left of files they were writing."""
+        if self.is_local:
+            remove_left_behind(Path(self.root) / _UNFINISHED)
+
+    @contextlib.contextmanager
+    def reaching(self) -> Iterator[None]:
+        """Turn what a filesystem raises into a StoreError without credentials. What is missing stays a FileNotFoundError."""
+        try:
+            yield
+        except (StoreError, FileNotFoundError, FileExistsError):
+            raise
+        except Exception as error:  # every filesystem has errors of its own; a client that is not installed is an ImportError
+            reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
+            fix = "check address, network, permissions and credentials"
+            raise StoreError(f"{self.option} {self} cannot be reached ({reason}): {fix}") from error
+
+
+def write_probe(url: str) -> str:
+    """Write a small file under a directory or URL; returns its name, by which other processes look for it. Raises StoreError."""
+    name = f".probe-{uuid.uuid4().hex}"
+    FileTree(url).write(name, b"")
+    return name
+
+
+def sees_probe(url: str, name: str, timeout_s: float = 5.0) -> bool:
+    """Whether this process finds the file of another's `write_probe` under the same URL. Creates nothing; False where it fails.
+
+    Network filesystems show new files to other machines after seconds, so that it looks for `timeout_s` before it says no.
+    """
+    tree = FileTree(url)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(StoreError):
+            if tree.is_local:
+                with contextlib.suppress(OSError):
+                    os.listdir(tree.root)  # has NFS ask its server again
+            if tree.exists(name):
+                return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PROBE_POLL_S)
+
+
+def remove_probe(url: str, name: str) -> None:
+    """Remove the file of `write_probe`."""
+    FileTree(url).remove(name)
+
+
+def has_directories(filesystem: AbstractFileSystem) -> bool:
+    """False for buckets: a directory is a prefix of names there, and to make one would create a bucket that was only misspelt."""
+    protocols = [filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol
+    return BUCKET_PROTOCOLS.isdisjoint(protocols)
+
+
+def make_parents(filesystem: AbstractFileSystem, path: str) -> None:
+    """Make the directory that a file is to lie in, where there are directories."""
+    if has_directories(filesystem):
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+
+def create_file(filesystem: AbstractFileSystem, path: str, content: bytes) -> bool:
+    """Create a file unless it exists; whether it was created. Of several at once one succeeds, if the filesystem can tell."""
+    if filesystem.exists(path):
+        return False
+    make_parents(filesystem, path)
+    try:
+        if isinstance(filesystem, LocalFileSystem):  # its pipe_file looks first and writes then
+            with open(path, "xb") as stream:
+                stream.write(content)
+        else:
+            filesystem.pipe_file(path, content, mode="create")
+    except FileExistsError:
+        return False
+    except (TypeError, ValueError, NotImplementedError):  # no exclusive creation on this filesystem
+        filesystem.pipe_file(path, content)
+    except OSError as error:
+        if error.errno == errno.EBUSY:  # how s3fs tells that another conditional write to this name is under way
+            return False
+        if error.errno != errno.ENOSYS:
+            raise
+        filesystem.pipe_file(path, content)  # a server that speaks S3 without conditional writes
+    return True
+
+
+def remove_left_behind(directory: Path) -> None:
+    """Remove the files and directories with an `unfinished_name` whose makers are dead."""
+    for path in directory.glob("*"):
+        if is_left_behind(path):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

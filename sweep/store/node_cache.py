@@ -1,0 +1,134 @@
+"""Copies of a remote store's files on this node: each downloaded once a node, however many processes want it.
+
+A lock (flock) on a file of the content's checksum keeps others waiting while one downloads; the kernel releases it when its holder dies.
+With a limit the least recently used copies go before a download. A copy stays while an artifact that handed it out lives in this process,
+and for ten minutes after any process last asked for it; what is open or memory-mapped stays readable even without its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from sweep.store.files import StoreError
+from sweep.store.manifest import sha256_of
+
+LIMIT_VARIABLE = "EXPLAINABILITY_SWEEP_CACHE_GB"
+RECENT_S = 600.0
+
+# (copy, id of its holder) -> holder, which is an artifact of this process.
+_held: WeakValueDictionary[tuple[Path, int], object] = WeakValueDictionary()
+
+
+class ChecksumError(StoreError):
+    """What was downloaded is not what the manifest says."""
+
+
+def limit_from_environment() -> float | None:
+    """The limit in gigabytes (10^9 bytes) that EXPLAINABILITY_SWEEP_CACHE_GB sets; None without. Raises StoreError."""
+    text = os.environ.get(LIMIT_VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0.0 < limit < float("inf"):
+        raise StoreError(f"{LIMIT_VARIABLE} is {text!r}: give gigabytes, such as 200, or unset it for no limit")
+    return limit
+
+
+class NodeCache:
+    """Verified copies under a directory of this node, by their checksum: what is computed again is never taken for what it was.
+
+    limit_gb: size above which the least recently used copies are removed before a download (10^9 bytes); None for no limit.
+    """
+
+    def __init__(self, directory: Path, limit_gb: float | None = None) -> None:
+        self._files = directory / "files"
+        self._locks = directory / "locks"
+        self._limit_bytes = None if limit_gb is None else limit_gb * 1e9
+
+    def copy(self, name: str, size: int, sha256: str, download: Callable[[Path], None], holder: object) -> Path:
+        """The copy of a file; `download` fills a path where there is none. It is not evicted while `holder` lives.
+
+        Raises ChecksumError, and whatever `download` raises.
+        """
+        path = self._files / sha256 / name
+        with self._locked(sha256, fcntl.LOCK_SH):
+            is_there = self._touch(path, size)
+        if not is_there:
+            with self._locked(sha256, fcntl.LOCK_EX):
+                if not self._touch(path, size):
+                    self._make_room(size)
+                    self._fetch(path, sha256, download)
+        _held[path, id(holder)] = holder
+        return path
+
+    def _fetch(self, path: Path, sha256: str, download: Callable[[Path], None]) -> None:
+        # One name for all that try: the lock is ours, so that what is there was left by one who died.
+        unfinished = self._files / f"{sha256}.unfinished"
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            download(unfinished)
+            if sha256_of(unfinished) != sha256:
+                raise ChecksumError(f"what was downloaded of {path.name} has another checksum")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _touch(self, path: Path, size: int) -> bool:
+        """Whether the copy is there, with a note that it was used now: many disks are mounted without times of access."""
+        try:
+            state = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if state.st_size != size:
+            return False
+        os.utime(path, (time.time(), state.st_mtime))
+        return True
+
+    def _make_room(self, size: int) -> None:
+        if self._limit_bytes is None:
+            return
+        copies = [(state.st_atime, state.st_size, path) for path, state in self._copies()]
+        total = sum(size for _, size, _ in copies) + size
+        in_use = {path for path, _ in list(_held)}
+        for _, copy_size, path in sorted(copies):
+            if total <= self._limit_bytes:
+                return
+            if path not in in_use and self._evict(path):
+                total -= copy_size
+
+    def _copies(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self._files.glob("*/**/*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if path.is_file():
+                    yield path, path.stat()
+
+    def _evict(self, path: Path) -> bool:
+        sha256 = path.relative_to(self._files).parts[0]
+        try:
+            with self._locked(sha256, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if time.time() - path.stat().st_atime < RECENT_S:
+                    return False
+                path.unlink()
+                return True
+        except OSError:  # another process uses it at this moment, or has removed it
+            return False
+
+    @contextlib.contextmanager
+    def _locked(self, sha256: str, how: int) -> Iterator[None]:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._locks / sha256, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)  # releases the lock
