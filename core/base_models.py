@@ -66,4 +66,5 @@ def _num_patches(name: str, config: dict) -> int:
         side = int(tower["image_size"] if isinstance(tower["image_size"], int) else tower["image_size"][0])
         return (side // int(tower["patch_size"])) ** 2
     except (KeyError, TypeError, ValueError):
-        raise BaseModelError(f"the image tower of {name} has no patches: choose an open_clip ViT with a CLS token (ViT-B-32, say)") from None
+        fix = "choose an open_clip ViT with a CLS token (ViT-B-32, say)"
+        raise BaseModelError(f"the image tower of {name} has no patches: {fix}") from None

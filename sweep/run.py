@@ -11,7 +11,7 @@ from core.data.domains import DomainError
 from core.model import BaseModelError
 from sweep.commands import all_pairs, label
 from sweep.experiment.config import ConfigError
-from sweep.record.errors import TrackingError
+from sweep.record.tracker import TrackingError
 from sweep.stages.pictures import CorruptPicturesError
 from sweep.store.artifacts import StoreError
 

@@ -111,6 +111,12 @@ class AttributionLabels:
         return AttributionLabels(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @staticmethod
+    def none(num_patches: int) -> AttributionLabels:
+        """Labels of no picture."""
+        maps, numbers = np.empty((0, num_patches), np.float32), np.empty(0, np.float32)
+        return AttributionLabels(maps, maps, numbers, numbers, np.empty((0, 0), np.float32), np.empty(0, np.int32))
+
+    @staticmethod
     def concatenate(parts: Sequence[AttributionLabels]) -> AttributionLabels:
         return AttributionLabels(
             **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(AttributionLabels)}

@@ -6,36 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.shapley.calibration import CalibrationReport
-from core.shapley.kernel_shap import Values
-from sweep.commands.label_directory import CARD, LabelDirectory
-from sweep.stages.dataset_labels import DatasetLabels
-from sweep.stages.label_files import read_labels
-
-ESTIMATORS = {
-    "kernel_shap": "Kernel SHAP: constrained weighted least squares over coalitions paired with their complements",
-    "leverage": "Kernel SHAP regression over paired coalitions drawn in proportion to their leverage",
-    "permutation": "antithetic permutation sampling (unbiased)",
-    "size_adjusted": "Kernel SHAP with the effect of a coalition's size taken out: the same limit, less variance",
-    "calibrated": "size-adjusted Kernel SHAP with a Gaussian prior learned from this data set: a *shrinkage* estimator, not unbiased",
-    "surrogate": "a network learned from this data set's evaluations predicts each picture's game, and what it leaves of the picture's own "
-    "evaluations corrects it: a *shrinkage* estimator, not unbiased",
-}
+from core.shapley.estimators import find_estimator
+from core.shapley.learning import CalibrationReport
+from sweep.stages.dataset import LabelGraph
+from sweep.store.artifacts import Store
 
 
-def is_written(out: LabelDirectory) -> bool:
-    return CARD in out.names("")
-
-
-def write(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str, str]], report: CalibrationReport | None) -> None:
-    """Write the card of finished labels; reads them once, shard by shard, for their errors."""
-    job.out.write(CARD, _text(job, precision_choice, skipped, report).encode())
-
-
-def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str, str]], report: CalibrationReport | None) -> str:
-    settings, pictures = job.settings, job.pictures
-    errors = _Errors(job)
-    has_no_bars = settings.l1_reg != "none"
+def text(
+    graph: LabelGraph, store: Store, precision_choice: str, skipped: Sequence[dict[str, str]], report: CalibrationReport | None
+) -> str:
+    """The card of finished labels; reads them once, shard by shard, for their errors."""
+    settings, pictures = graph.settings, graph.pictures
+    errors = _Errors(graph, store)
+    estimator = find_estimator(settings.estimator)
+    has_bars = estimator.has_error_bars(settings.l1_reg)
+    relative_error = f"{errors.relative:.3f}" if has_bars else "none: this estimate has no error bars"
+    pool = f"pool of {settings.pool_size} of the role `{graph.role}`, seed {settings.seed}"
     lines = [
         "---",
         "configs:",
@@ -52,15 +38,15 @@ def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
         "| | |",
         "| --- | --- |",
         f"| data | {pictures.source}, split {pictures.split_name} |",
-        f"| model | {job.model.checkpoint or job.model.base} (fingerprint {job.model.fingerprint[:16]}) |",
+        f"| model | {graph.classifier.name} (fingerprint {graph.classifier.fingerprint[:16]}) |",
         f"| value v(S) | {settings.value}, scale {settings.label_scale} |",
         f"| patches outside S | {'mean colour (0 after normalisation)' if settings.fill == 'mean' else 'tokens dropped'} |",
-        f"| estimator | {ESTIMATORS[settings.estimator]} |",
+        f"| estimator | {estimator.card} |",
         f"| evaluations a picture | {errors.mean_budget:.1f} on average (budget {settings.budget}), besides the empty and the full one |",
-        f"| coalitions | pool of {settings.pool_size}, seed {settings.seed}; a picture's by the hash of its id |",
+        f"| coalitions | {pool}; a picture's by the hash of its id |",
         f"| l1_reg | {settings.l1_reg} |",
         f"| arithmetic | {precision_choice} |",
-        f"| relative error, from the standard errors | {'none: l1_reg leaves no error bar' if has_no_bars else f'{errors.relative:.3f}'} |",
+        f"| relative error, from the standard errors | {relative_error} |",
         f"| pictures without a label | {len(skipped)} |",
         "",
         "Columns: `id`, `class_id`, `attributions` [M] and `standard_error` [M] (row by row over the patch grid), `value_empty`, "
@@ -69,14 +55,14 @@ def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
     ]
     if report is not None:
         plain = report.kernel_shap_relative_error
-        kernel_shap = f" (Kernel SHAP, same coalitions: {f'{plain:.3f}' if plain == plain else 'no solution'})"
-        compared = kernel_shap if settings.estimator == "calibrated" else ""
+        kernel_shap = f" (Kernel SHAP, same coalitions: {f'{plain:.3f}' if plain is not None and plain == plain else 'no solution'})"
+        compared = "" if plain is None else kernel_shap
         lines += [
             "",
             "## What was learned from the pictures",
             "",
             f"Learned from {report.num_fitted} pictures and tried on {report.num_held_out} others, at {report.budget} evaluations, against "
-            f"references of a high budget{' (the prior in use is fitted to all of them)' if settings.estimator == 'calibrated' else ''}:",
+            f"references of a high budget{' (what is in use is fitted to all of them)' if report.is_refitted else ''}:",
             "",
             "| | |",
             "| --- | --- |",
@@ -96,15 +82,12 @@ def _text(job: DatasetLabels, precision_choice: str, skipped: Sequence[dict[str,
 class _Errors:
     """Sums over all shards."""
 
-    def __init__(self, job: DatasetLabels) -> None:
-        self.num_pictures, self.num_players = 0, 0
+    def __init__(self, graph: LabelGraph, store: Store) -> None:
+        self.num_pictures, self.num_players = 0, graph.base.num_patches
         squared_error, squared_label, budget = 0.0, 0.0, 0.0
-        number = len(job.shards())
-        for index in sorted(job.out.finished(number)):
-            with job.out.open(job.out.shard_name(index, number)) as file:
-                _, labels = read_labels(file)
+        for shard in graph.shards:
+            labels = shard.load(store)
             self.num_pictures += len(labels)
-            self.num_players = labels.attributions.shape[1]
             squared_error += _sum_of_squares(labels.standard_error)
             squared_label += _sum_of_squares(labels.attributions)
             budget += float(labels.budget.sum())
@@ -113,5 +96,4 @@ class _Errors:
 
 
 def _sum_of_squares(values: np.ndarray) -> float:
-    exact: Values = values.astype(np.float64)
-    return float(np.square(exact).sum())
+    return float(np.square(values.astype(np.float64)).sum())

@@ -49,8 +49,8 @@ class Session:
             self.store.remove_probe(probe)
         if blind:
             raise ConfigError(
-                f"the store {self.store.url} is a directory that the cluster's node {blind[0]} does not see: give one that all nodes share, "
-                "or a bucket such as s3://BUCKET/sweep"
+                f"the store {self.store.url} is a directory that the cluster's node {blind[0]} does not see: give one that all nodes "
+                "share, or a bucket such as s3://BUCKET/sweep"
             )
 
     def compute(self, works: list[Work], on_done: OnDone) -> None:

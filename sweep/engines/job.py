@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from sweep.store.artifacts import Artifact, Store
 
@@ -12,10 +12,10 @@ from sweep.store.artifacts import Artifact, Store
 class Work(Protocol):
     """A stage of a sweep, as the engines see it (`sweep.stages.stage.Stage`)."""
 
-    kind: Any
-    engine: Any
-    uses_device: Any
-    unit: Any
+    kind: ClassVar[str]
+    engine: ClassVar[Any]
+    uses_device: ClassVar[bool]
+    unit: ClassVar[str]
 
     @property
     def key(self) -> str: ...

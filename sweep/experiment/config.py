@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from core.finetune import Recipe
 from core.merging import Addition, MergeRule
-from sweep.experiment.sources import ConfigError, Pair, make_pairs
+
+from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
+from sweep.experiment.sources import ConfigError, Pair, make_pairs
 
 __all__ = ["ConfigError", "DataSettings", "Device", "DomainLocation", "SearchSettings", "SplitLabels", "SweepConfig"]
 

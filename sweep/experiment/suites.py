@@ -8,7 +8,7 @@ from core import miniature as drawings
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings, fast_precision
 from core.model import MINIATURE
-from sweep.experiment.config import DataSettings, DomainLocation, SplitLabels, SearchSettings, SweepConfig
+from sweep.experiment.config import DataSettings, DomainLocation, SearchSettings, SplitLabels, SweepConfig
 
 DRAWN = "miniature:"
 """Prefix of the location of a domain that is drawn."""

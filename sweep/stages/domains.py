@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -51,28 +52,32 @@ class DomainFacts:
 def look_at(domain: DomainLocation, data: DataSettings) -> DomainFacts:
     """Read what the plan must know. Raises DomainError or ConfigError, with the fix."""
     found = _open(domain.location, domain.name, domain.templates, data, True)
-    numbers = [len(found.splits[split]) for split in ("train", "test")]
-    if numbers[0] < 2:
-        raise ConfigError(f"{domain.name} has {numbers[0]} training picture: a validation split needs at least 2")
+    num_train, num_test = len(found.splits["train"]), len(found.splits["test"])
+    if num_train < 2:
+        raise ConfigError(f"{domain.name} has {num_train} training picture: a validation split needs at least 2")
+    is_path = not domain.location.startswith(DRAWN) and "://" not in domain.location
     return DomainFacts(
         domain.name,
-        domain.location,
+        os.path.abspath(os.path.expanduser(domain.location)) if is_path else domain.location,
         tuple(found.class_names),
         prompt_class_names(found.class_names),
         tuple(found.templates),
         found.fingerprint,
         found.quick_fingerprint,
         found.source,
-        _counts(*numbers, data),
+        _counts(num_train, num_test, data),
     )
 
 
 def _counts(num_train: int, num_test: int, data: DataSettings) -> tuple[int, int, int]:
     num_validation = min(max(1, round(data.validation_share * num_train)), num_train - 1)
     limits = _limits(data)
-    numbers = {"train": num_train - num_validation, "validation": num_validation, "test": num_test}
-    train, validation, test = (min(numbers[s], limits[s] if limits[s] is not None else numbers[s]) for s in SPLITS)  # type: ignore[type-var]
-    return train, validation, test
+
+    def limited(split: Split, number: int) -> int:
+        most = limits[split]
+        return number if most is None else min(number, most)
+
+    return limited("train", num_train - num_validation), limited("validation", num_validation), limited("test", num_test)
 
 
 def _limits(data: DataSettings) -> dict[Split, int | None]:
@@ -103,7 +108,10 @@ def _drawn(drawing: str, name: str, data: DataSettings) -> Domain:
     except ValueError as error:
         raise ConfigError(f"the miniature suite has no domain {drawing!r}: choose among {', '.join(miniature.DOMAIN_NAMES)}") from error
     train, test = data.max_train_pictures or NUM_DRAWN, data.max_test_pictures or NUM_DRAWN
-    splits = {"train": miniature.DrawnSplit(drawing, "train", train, data.seed), "test": miniature.DrawnSplit(drawing, "test", test, data.seed)}
+    splits = {
+        "train": miniature.DrawnSplit(drawing, "train", train, data.seed),
+        "test": miniature.DrawnSplit(drawing, "test", test, data.seed),
+    }
     fingerprint = f"drawn/{DRAWING_VERSION}/{drawing}/{train}/{test}/{data.seed}"
     return Domain(name, spec.class_names, spec.templates, splits, fingerprint, f"{DRAWN}{drawing}", fingerprint)
 

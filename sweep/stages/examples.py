@@ -27,7 +27,8 @@ NUM_EXAMPLES = 2
 class Examples(Stage):
     """The first labelled test pictures of a target (the first, not picked) with every model's attributions.
 
-    `transferred` is the target's pair with the smallest E-RMSE on the split that points are chosen on; `supervised` is at that pair's alpha.
+    `transferred` is the target's pair with the smallest E-RMSE on the split that points are chosen on; `supervised` is at that pair's
+    alpha.
     """
 
     kind = "examples"
@@ -60,7 +61,7 @@ class Examples(Stage):
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         chosen = [(pair.chosen(store, pair.search.select), pair) for pair in self.pairs]
         best, pair = min(chosen, key=lambda found: found[0]["e_rmse"])
-        (supervised,) = (c for c in self.supervised if c.model and c.model.alpha == best["alpha"])
+        (supervised,) = (c for c in self.supervised if c.alpha == best["alpha"])
         labels = self.test.shards[0].load(store)
         split = load_shards(store, self.pictures.of_range("test", 0, 1))
         number = min(NUM_EXAMPLES, len(labels))

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings
 from core.model import Preprocessing
 from sweep.experiment.config import Device
 from sweep.stages.domains import Split
-from sweep.stages.label_files import read_labels, write_labels
+from sweep.stages.label_files import read_labels, read_provenance, write_labels
 from sweep.stages.label_pictures import PictureRange
 from sweep.stages.learned import Learned
 from sweep.stages.models import Classifier
@@ -128,6 +129,11 @@ class LabelShard(Stage):
     def load(self, store: Store) -> AttributionLabels:
         return _read(str(self.artifact(store).path(LABELS)))[1]
 
+    def skipped(self, store: Store) -> list[dict[str, str]]:
+        """Id and reason of the pictures that could not be read."""
+        artifact = self.artifact(store)
+        return read_provenance(artifact.path(LABELS))["skipped"] if artifact.manifest["meta"]["num_skipped"] else []
+
 
 @lru_cache(maxsize=128)
 def _read(path: str) -> tuple[list[str], AttributionLabels]:
@@ -222,6 +228,10 @@ class LabelSet(Stage):
     def load(self, store: Store) -> AttributionLabels:
         """All labels, in the order of the split's pictures: the first ones, where fewer are labelled."""
         return AttributionLabels.concatenate([shard.load(store) for shard in self.shards])
+
+    def rows(self, store: Store) -> NDArray[np.int64]:
+        """Which rows of the split's pictures have these labels, in their order."""
+        return np.arange(self.artifact(store).manifest["meta"]["num_pictures"])
 
     def mean_map(self, store: Store) -> np.ndarray:
         """[M]"""

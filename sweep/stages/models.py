@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from core.data.picture_shards import PictureShards
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.data.picture_shards import PictureShards
 from core.finetune import Recipe, TrainingData, finetune
 from core.model import SelfExplainingClassifier
-from sweep.experiment.config import Device
+from sweep.experiment.config import ConfigError, Device
 from sweep.stages.base import BaseFacts
 from sweep.stages.heads import TextHead, load_heads
 from sweep.stages.pictures import Pictures
 from sweep.stages.stage import Stage
-from sweep.store.artifacts import Store
+from sweep.store.artifacts import Artifact, Store
 
 if TYPE_CHECKING:
     from sweep.stages.labels import LabelSet
@@ -85,13 +85,12 @@ class FineTuned(Stage):
         num_rows, num_classes = 0, 0
         for n, pictures in enumerate(self.pictures):
             split = pictures.load(store, "train")
-            number = len(split)
+            own = np.arange(len(split))
             if self.labels:
-                found = self.labels[n].load(store)
-                number = len(found)
-                labels.append(torch.from_numpy(found.attributions))
-            rows.append(num_rows + np.arange(number))
-            class_ids.append(num_classes + split.class_ids[:number])
+                own = self.labels[n].rows(store)
+                labels.append(torch.from_numpy(self.labels[n].load(store).attributions))
+            rows.append(num_rows + own)
+            class_ids.append(num_classes + split.class_ids[own])
             paths += split.pixels.paths
             num_rows += len(split)
             num_classes += len(self.heads[n].class_names)
@@ -130,31 +129,61 @@ def load_weights(path: str) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
+class StoredModel:
+    """Weights that a sweep left in some store. location: <store>/artifacts/<xx>/<key>; sha256: of the weights' file."""
+
+    location: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.location
+
+    def load(self, store: Store) -> dict[str, Tensor]:
+        artifact = open_artifact(self.location)
+        if artifact.manifest["files"][WEIGHTS]["sha256"] != self.sha256:
+            raise ConfigError(f"the model {self.location} changed while it was in use: start again")
+        return load_weights(str(artifact.path(WEIGHTS)))
+
+
+def open_artifact(location: str) -> Artifact:
+    """The artifact <store>/artifacts/<xx>/<key>, in whatever store. Raises StoreError where there is none."""
+    root, key = location.rstrip("/").rpartition("/artifacts/")[0], location.rstrip("/").rpartition("/")[2]
+    return Store(root).open(key)
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A classifier by what it is made of; `load` makes it. model: None for the base's own weights (zero-shot)."""
 
     base: BaseFacts
     heads: tuple[TextHead, ...]
-    model: FineTuned | None
+    model: FineTuned | StoredModel | None
     device: Device
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        return (*self.heads, *((self.model,) if self.model else ()))
+        return (*self.heads, *((self.model,) if isinstance(self.model, FineTuned) else ()))
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"base": self.base.fingerprint}
+        stored = {"weights": self.model.sha256} if isinstance(self.model, StoredModel) else {}
+        return {"base": self.base.fingerprint, **stored}
 
     @property
     def name(self) -> str:
         return self.model.name if self.model else f"{self.base.name}, zero-shot"
 
+    @property
+    def alpha(self) -> float | None:
+        """Weight of the classification loss it was trained with here; None where it was not."""
+        return self.model.alpha if isinstance(self.model, FineTuned) else None
+
     @cached_property
     def fingerprint(self) -> str:
         """Of everything its outputs depend on."""
-        parts = [self.base.fingerprint, *(stage.key for stage in self.inputs)]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        parts = [self.params, *(stage.key for stage in self.inputs)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def load(self, store: Store) -> SelfExplainingClassifier:
         """The classifier on its device, without gradients."""

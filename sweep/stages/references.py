@@ -68,8 +68,8 @@ class Reference(Stage):
 
         labels = {"validation": self.validation, "test": self.test}
         evaluators = {s: SplitEvaluator(store, self.pictures, found, self.preprocessing, self.device) for s, found in labels.items()}
-        models = [("prediction_only", self.prediction_only, None), ("zero_shot", self.zero_shot, None)]
-        models += [("supervised", c, c.model.alpha) for c in self.supervised if c.model]  # type: ignore[misc]
+        models: list[tuple[str, Classifier, float | None]] = [("prediction_only", self.prediction_only, None)]
+        models += [("zero_shot", self.zero_shot, None), *(("supervised", c, c.alpha) for c in self.supervised)]
         for reference, classifier, alpha in models:
             loaded = classifier.load(store)
             for split, evaluator in evaluators.items():

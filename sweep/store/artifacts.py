@@ -21,6 +21,7 @@ from typing import Any
 
 from sweep.store import files as places
 from sweep.store.checkpoints import Checkpoint
+from sweep.store.credentials import without_credentials
 from sweep.store.files import FileTree, StoreError
 from sweep.store.keys import artifact_key, canonical
 from sweep.store.leases import Leases
@@ -52,7 +53,8 @@ class Artifact:
 
     def location(self, name: str) -> str:
         """Where one of the files lies, for people and the record: a path, or a URL without credentials."""
-        return without_credentials(self._store.url) + self._store._place(self.key, name, self.manifest).removeprefix(self._store._root)
+        parts = [without_credentials(self._store.url), _place(self.key), self.manifest.get("directory", ""), name]
+        return "/".join(part for part in parts if part)
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.path(name).read_text())
@@ -85,11 +87,6 @@ class Store:
         """Whether it is a directory: on a disk of this machine, or one that it shares."""
         return self._files.is_local
 
-    @property
-    def is_local(self) -> bool:
-        """Whether artifacts are files of this machine, not objects of a bucket."""
-        return self._is_local
-
     def check_writable(self) -> None:
         """Raise StoreError unless the store can be written to; clear away what the dead left in it."""
         self._files.check_writable()
@@ -115,6 +112,10 @@ class Store:
         if self.is_local or len(asked) <= _FEW_KEYS:
             return {key for key in asked if self.exists(key)}
         return asked & self._listed()
+
+    def is_claimed(self, key: str) -> bool:
+        """Whether a living process, here or elsewhere, is computing the artifact."""
+        return self._leases.is_held(key)
 
     def open(self, key: str) -> Artifact:
         """An artifact that exists. Raises StoreError when it is absent or a file of it is missing or has another size."""

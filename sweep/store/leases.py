@@ -73,6 +73,11 @@ class Leases:
                 if self._is_held(path, token):
                     self._fs.rm_file(path)
 
+    def is_held(self, name: str) -> bool:
+        """Whether somebody holds the lease whom nobody takes for dead."""
+        lease = self._read(f"{self._directory}/{name}")
+        return lease is not None and not lease.is_expired
+
     def _acquire(self, path: str, token: str) -> bool:
         if self._create(path, token):
             return True
