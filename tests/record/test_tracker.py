@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_runs import EXPERIMENT, SWEEP_KEY, Start, free_port, wait_for
+from mlflow_runs import EXPERIMENT, Start, free_port
 
-from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import KIND, KIND_TAG, Tracker, TrackingError
 
 
@@ -106,39 +103,3 @@ def test_the_review_command_opens_the_store_that_is_used(tmp_path: Path, monkeyp
     assert Tracker(database, EXPERIMENT).review_command() == f"{ui} --backend-store-uri postgresql://USER:PASSWORD@host/mlflow"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new_database}")
     assert Tracker(None, EXPERIMENT).review_command() == f"{ui} --backend-store-uri sqlite:///{new_database}"
-
-
-def test_a_bare_mlflow_ui_shows_runs_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(new_database, tmp_path / "mlflow.db")
-    tracker = Tracker(None, EXPERIMENT)
-    sweep_run = SweepRun(tracker, SWEEP_KEY, "all_pairs miniature", {})
-    (tmp_path / "report.html").write_text("<h1>the report</h1>")
-    sweep_run.log_artifact(tmp_path / "report.html")
-    sweep_run.finish()
-
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    # Without its job workers, which this test has no use for, the server starts in half the time.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with subprocess.Popen(command, env=environment, **quiet) as server:
-        try:
-            address = f"http://127.0.0.1:{port}"
-            wait_for(lambda: answers(f"{address}/health"), timeout_s=120)
-            over_http = MlflowClient(address)
-            experiment = over_http.get_experiment_by_name(EXPERIMENT)
-            assert experiment is not None
-            (run,) = over_http.search_runs([experiment.experiment_id])
-            assert run.info.run_id == sweep_run.run_id
-            shown = urllib.request.urlopen(f"{address}/get-artifact?path=report.html&run_uuid={run.info.run_id}").read()
-            assert shown == b"<h1>the report</h1>"
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-
-
-def answers(url: str) -> bool:
-    try:
-        return urllib.request.urlopen(url, timeout=2).status == 200
-    except OSError:
-        return False
