@@ -113,3 +113,23 @@ def test_the_outline_surrounds_the_top_patches():
     assert len(outline(alone)) == 4 and len(outline(joined)) == 6 and len(outline(edge)) == 4
     corners = {point for segment in outline(alone) for point in segment}
     np.testing.assert_allclose(sorted(corners), [(a / 7, b / 7) for a in (3, 4) for b in (3, 4)])
+
+
+def test_only_where_a_source_is_a_target_a_matrix_holds_the_supervised_model():
+    result = synthetic_result(DOMAINS[:4], sources=["imagenet", DOMAINS[2], "others"], num_examples=0)
+    axes = matrix_panel(result, "correlation").axes[0]
+    shown = np.ma.getdata(axes.images[0].get_array())
+    pairs = chosen_pairs(result).set_index(["source_domain", "target_domain"])["correlation"]
+    assert shown.shape == (3, 4)
+    assert shown[0, 3] == pairs["imagenet", DOMAINS[3]] and shown[2, 0] == pairs["others", DOMAINS[0]]
+    (frame,) = [line for line in axes.lines if line.get_gid() == "supervised"]
+    assert (np.mean(frame.get_xdata()[:4]), np.mean(frame.get_ydata()[:4])) == pytest.approx((2, 1))
+    assert (DOMAINS[2], DOMAINS[2]) not in pairs.index and np.isfinite(shown[1, 2])
+
+
+def test_sources_that_are_no_targets_have_a_legend_of_their_own():
+    figure = trade_off(synthetic_result(DOMAINS[:3], sources=["imagenet", "others"], num_examples=0))
+    sources, targets = ([text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes[2:])
+    assert sources == ["imagenet", "others"] and targets == list(DOMAINS[:3])
+    colours = {tuple(colour) for c in figure.axes[0].collections if c.get_gid() == "pairs" for colour in c.get_facecolors()}
+    assert len(colours) == 2

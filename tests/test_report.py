@@ -11,11 +11,12 @@ from PIL import Image
 from synthetic_result import DOMAINS, synthetic_result
 
 from sweep.report.figures.drawing import draw_figures
-from sweep.report.page import render_html, write_report
+from sweep.report.page import render_html, tables_as_html, write_report
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
 from sweep.report.tables import best_pairs, chosen_pairs, headline
 from sweep.report.terminal import terminal_summary
+from sweep.report.text import ascii_pair, shown_name
 
 
 class _Page(HTMLParser):
@@ -110,6 +111,21 @@ def test_every_setting_is_in_the_provenance_table(result, page):
     assert shown == {name: str(value) for name, value in expected.items()}
 
 
+def test_the_tables_can_be_looked_at_as_pages_of_their_own(result):
+    pages = tables_as_html(replace(result, provenance={**result.provenance, "select": "validation"}))
+    assert set(pages) == {"cells", "references", "similarities"}
+    for name, text in pages.items():
+        frame, page = getattr(result, name), _Page(text)
+        assert all(address.startswith("data:") for address in page.addresses) and len(page.scripts) == 1
+        (rows,) = [table[1:] for table in page.tables]
+        head = page.tables[0][0]
+        assert set(head) == set(frame.columns) and len(rows) == len(frame)
+        shown = dict(zip(head, rows[-1], strict=True))
+        for column, value in frame.iloc[-1].items():
+            expected = str(value) if not isinstance(value, float) else "–" if np.isnan(value) else f"{value:.4f}"
+            assert shown[column] == expected
+
+
 def test_selection_on_test_raises_a_banner_everywhere(page):
     on_test = synthetic_result(DOMAINS[:3], select="test", num_examples=0)
     assert "too good" not in page.text
@@ -128,6 +144,14 @@ def test_a_name_is_text_and_never_markup():
     assert {row["source"] for row in page.table_with("source", "similarity, explainability")} == set(result.sources)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert {"setting": "<u>", "value": "</table>"} in page.table_with("setting", "value")
+
+
+def test_of_a_union_whole_members_are_shown_and_short_names_leave_room_for_long_ones():
+    assert ascii_pair("cars+textures+scenes", "land_cover") == "cars+textures+scenes -> land_cover"
+    assert ascii_pair("cars+textures+scenes+land_cover", "traffic_signs") == "cars+3 more -> traffic_signs"
+    assert ascii_pair("aerial_objects+traffic_signs", "aerial_objects") == "aerial_obj~+1 more -> aerial_objects"
+    assert ascii_pair("x" * 40, "y" * 40) == "x" * 15 + "~ -> " + "y" * 15 + "~"
+    assert shown_name("cars+textures+scenes+land_cover") == "cars+textures+2 more"
 
 
 def test_a_name_cannot_command_the_terminal():
@@ -181,8 +205,14 @@ def test_terminal_summary_lists_the_best_pairs_and_every_reference(result):
         synthetic_result([f"_{i} $x^{{$ a long name of a domain" for i in range(11)], num_examples=0),
         synthetic_result(DOMAINS[:3], alphas=[i / 10 for i in range(1, 10)], lambdas=np.linspace(0, 1.2, 13).tolist()),
         synthetic_result(DOMAINS[:3], alphas=[0.5], lambdas=np.linspace(0, 1.2, 60).tolist(), num_examples=9),
+        synthetic_result(["signs"], sources=["cars"], num_examples=1),
+        synthetic_result(DOMAINS[:3], sources=["others"], num_examples=2),
+        synthetic_result(DOMAINS[:3], sources=["cars", "cars+textures+scenes+land_cover", "imagenet"], num_examples=2),
+        synthetic_result([f"t{i}" for i in range(27)], sources=["a", "b"], alphas=[0.5], lambdas=[0.0, 1.0], num_examples=0),
     ],
-    ids=["two domains, one point", "odd names", "the paper's grid", "a free sampler"],
+    ids=[
+        "two domains, one point", "odd names", "the paper's grid", "a free sampler", "one pair", "others to each", "unions", "many targets",
+    ],
 )
 def test_every_shape_of_sweep_is_drawn(result, tmp_path):
     write_report(result, tmp_path)

@@ -158,3 +158,14 @@ def test_unfinished_pairs_are_named(result):
     is_pair = (cells["source_domain"] == "cars") & (cells["target_domain"] == "scenes") & (cells["split"] == "test")
     assert missing_pairs(result) == []
     assert missing_pairs(replace(result, cells=cells[~is_pair])) == [("cars", "scenes")]
+
+
+def test_pairs_that_were_not_planned_are_not_missed():
+    result = synthetic_result(["a", "b", "c"], alphas=[0.5], lambdas=[0.5], sources=["a", "others"], num_examples=0)
+    assert len(result.pairs) == 5 and missing_pairs(result) == []
+    cells, similarities = (frame[frame["source_domain"] == "others"] for frame in (result.cells, result.similarities))
+    result = replace(result, cells=cells, similarities=similarities)
+    assert missing_pairs(result) == [("a", "b"), ("a", "c")]
+    planned = replace(result, pairs=[("others", "a"), ("others", "b"), ("others", "c")])
+    assert missing_pairs(planned) == []
+    assert list(domain_table(planned)["domain"].unique()) == ["a", "b", "c"]

@@ -41,9 +41,9 @@ def description_markdown(result: SweepResult, num_pairs: int = 5) -> str:
         _table(heads, rows),
         "\n".join(f"- {text}" for text in findings(result)),
         "**How to read it.** IoU@10 and correlation are better when larger, E-RMSE when smaller. E-RMSE falls by shrinkage alone, so a "
-        "good pair is above chance, the mean map and prediction-only in IoU@10, near the supervised model, at a normalised accuracy near 1. "
-        "Every point, reference and similarity is in `cells.html`, `references.html` and `similarities.html` (and `.parquet`); child runs "
-        "carry the tag `stage`.",
+        "good pair is above chance, the mean map and prediction-only in IoU@10, near the supervised model, at a normalised accuracy "
+        "near 1. Every point, reference and similarity is in `cells.html`, `references.html` and `similarities.html` (and `.parquet`); "
+        "child runs carry the tag `stage`.",
     ]
     return "\n\n".join(parts) + "\n"
 
