@@ -2,40 +2,89 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
+import pytest
+from in_process import compute, graph_of
+
 from core.metrics import e_rmse
-from sweep import run as command_line
-from sweep.commands.all_pairs import make_plan
-from sweep.engines.trials import compute_pair
-from sweep.stages import computations as stages
-from sweep.stages.assembly import compute_result, load_result
-from sweep.stages.plan import LABEL_SPLITS
+from sweep.experiment.sources import Source
+from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
 
-ARGUMENTS = [
-    *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--num-steps", "2"),
-    *("--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "104", "--test-budget", "104"),
-    *("--search", "grid", "--lambdas", "0,0.8", "--precision", "float32"),
+SMALL = [
+    *("--alphas", "0.5", "--num-steps", "2", "--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4"),
+    *("--budget", "104", "--test-budget", "104", "--search", "grid", "--lambdas", "0,0.8", "--precision", "float32"),
 ]
+DIGITS = ["--suite", "miniature", "--domains", "clean_digits", "street_digits"]
 
 
-def test_every_stage_on_a_remote_store(tmp_path):
-    plan = make_plan(command_line.config_from(command_line._parser().parse_args(ARGUMENTS)))
-    store = Store("memory://stages", str(tmp_path / "cache"))
-    for domain in plan.domains:
-        stages.compute_pictures(plan, store, domain)
-        assert stages.count_pictures(plan, store, domain) == {"train": 18, "validation": 2, "test": 12}
-        stages.compute_model(plan, store, domain, 1.0)
-        for split in LABEL_SPLITS:
-            number = len(stages.load_pictures(plan, store, domain, "test" if split == "ceiling" else split))
-            for bounds in plan.shard_ranges(number, split):
-                stages.compute_label_shard(plan, store, domain, split, *bounds)
-        stages.compute_model(plan, store, domain, 0.5)
-    for pair in plan.config.pairs:
-        compute_pair(plan, store, *pair)
-    compute_result(plan, store)
-    result = load_result(store.open(plan.result().key))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Store and graph of a finished sweep, and what was computed for it."""
+    store = Store("memory://stages", str(tmp_path_factory.mktemp("cache")))
+    graph = graph_of(store, *DIGITS, *SMALL)
+    return store, graph, compute(store, graph.result)
+
+
+def test_every_stage_on_a_remote_store(finished):
+    store, graph, computed = finished
+    assert {stage.key for stage in graph.stages} <= {work.key for work in computed}
+    assert graph.pictures("clean_digits").counts(store) == {"train": 18, "validation": 2, "test": 12}
+    result = graph.result.load(store)
     assert len(result.cells) == 2 * (2 + 1)
     assert len(result.examples) == 4 and result.provenance["select"] == "validation"
-    label, ceiling = (stages.load_labels(plan, store, "clean_digits", split).attributions for split in ("test", "ceiling"))
+    label, second = (graph.labels("clean_digits", role).load(store).attributions for role in ("test", "ceiling"))
     row = result.references.query("domain == 'clean_digits' and reference == 'label_ceiling'").iloc[0]
-    assert abs(row["e_rmse"] - e_rmse(ceiling, label[: len(ceiling)])) < 1e-6
+    assert abs(row["e_rmse"] - e_rmse(second, label[: len(second)])) < 1e-6
+
+
+def test_inputs_come_first_and_each_stage_once(finished):
+    _, graph, _ = finished
+    seen: set[str] = set()
+    for stage in closure([graph.result]):
+        assert {other.key for other in stage.inputs} <= seen and stage.key not in seen
+        seen.add(stage.key)
+
+
+def test_nothing_is_missing_of_what_is_finished_and_little_after_a_new_alpha(finished):
+    store, graph, _ = finished
+    assert compute(store, graph.result) == []
+    more = graph_of(store, *DIGITS, *SMALL[2:], "--alphas", "0.5,0.8")
+    assert more.reference("clean_digits").key != graph.reference("clean_digits").key
+    new = Counter(work.kind for work in compute(store, more.result))
+    assert new["finetune"] == 2 and "label" not in new and "picture_shard" not in new
+
+
+def test_the_heads_prompts_are_names_and_not_wordnet_ids(tmp_path):
+    """A sweep over ImageNet's class folders must not ask for 'a photo of a n01440764'."""
+    from core.data.domains import write_parquet_split
+
+    names = [f"n{i:08d}" for i in range(1000)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            pixels = np.zeros((1000, 8, 8, 3), np.uint8)
+            write_parquet_split(tmp_path / name / f"{split}.parquet", pixels, np.arange(1000), names)
+    store = Store(str(tmp_path / "store"))
+    graph = graph_of(store, "--domains", str(tmp_path / "one"), str(tmp_path / "two"), "--num-steps", "2")
+    assert graph.head("one").class_names[:2] == ("tench", "goldfish")
+
+
+def test_a_union_has_pictures_and_classes_side_by_side_and_labels_nothing_anew(finished):
+    store, _, _ = finished
+    domains = ["--suite", "miniature", "--domains", "clean_digits", "street_digits", "land_cover"]
+    graph = graph_of(store, *domains, *SMALL, "--sources", "clean_digits+street_digits", "others", "--targets", "land_cover")
+    assert [pair.names for pair in graph.config.pairs] == [("clean_digits+street_digits", "land_cover"), ("others", "land_cover")]
+    union = Source("clean_digits+street_digits", ("clean_digits", "street_digits"))
+    model = graph.self_explaining(union, 0.5)
+    computed = compute(store, model)
+    assert "label" not in {work.kind for work in computed}
+    data = model._data(store)
+    assert len(data) == 36 and int(data.class_ids.max()) >= 10
+    own = graph.labels("street_digits", "train").load(store).attributions
+    np.testing.assert_array_equal(data.attribution_labels[18:].numpy(), own)
+    pixels = graph.pictures("street_digits").load(store, "train").pixels.range(0, 18)
+    gathered = data.pictures.gather(data.class_ids.new_tensor(range(18, 36)))
+    assert (gathered == pixels).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sweep.report.terminal import terminal_summary
 from sweep.stages.base import BaseModel
 from sweep.stages.domains import DomainFacts, look_at
 from sweep.stages.graph import SweepGraph
+from sweep.stages.imported_labels import LabelledData
 from sweep.stages.models import FineTuned
 from sweep.stages.pictures import Pictures
 from sweep.store.artifacts import Store
@@ -36,8 +38,17 @@ from sweep.store.artifacts import Store
 Say = Callable[[str], None]
 
 
-def check(config: SweepConfig) -> tuple[BaseDescription, dict[str, DomainFacts]]:
-    """Look at base, label budgets and domains. Nothing is computed or written.
+@dataclass(frozen=True)
+class Checked:
+    """A configuration whose base, domains and imported labels were looked at."""
+
+    base: BaseDescription
+    domains: Mapping[str, DomainFacts]
+    imported: Mapping[str, LabelledData]
+
+
+def check(config: SweepConfig) -> Checked:
+    """Look at base, label budgets, domains and imported labels. Nothing is computed or written.
 
     Raises ValueError (of the part that found it) naming the fix.
     """
@@ -47,7 +58,8 @@ def check(config: SweepConfig) -> tuple[BaseDescription, dict[str, DomainFacts]]
             settings.check(base.num_patches)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    return base, {domain.name: look_at(domain, config.data) for domain in config.used_domains}
+    imported = {d.name: LabelledData.look_at(d.labels, d.name, config.labels.train) for d in config.used_domains if d.labels}
+    return Checked(base, {domain.name: look_at(domain, config.data) for domain in config.used_domains}, imported)
 
 
 def describe_sweep(command: str, config: SweepConfig) -> str:
@@ -88,7 +100,8 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
     input, before any computation where it can be known.
     """
     started = time.monotonic()
-    description, domains = check(config)
+    checked = check(config)
+    domains = checked.domains
     assert places.store is not None
     store = Store(places.store)
     store.check_writable()
@@ -98,9 +111,12 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
     sweep_run: SweepRun | None = None
     try:
         with interruption.remembered(), Session(store, places, config.device) as session:
-            base = BaseModel(description)
+            base = BaseModel(checked.base)
             session.compute([base], lambda work: None)
-            graph = SweepGraph(command, config, base.load(store), domains)
+            facts = base.load(store)
+            for domain, labels in checked.imported.items():
+                labels.check_base(domain, facts.fingerprint)
+            graph = SweepGraph(command, config, facts, domains, checked.imported)
             key = graph.result.key
             parameters = {"suite": config.suite, "base": config.base, "num_domains": len(domains), "num_pairs": len(config.pairs)}
             sweep_run = SweepRun(

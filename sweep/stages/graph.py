@@ -23,6 +23,7 @@ from sweep.stages.base import BaseFacts
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
 from sweep.stages.heads import TextHead
+from sweep.stages.imported_labels import LabelledData, imported
 from sweep.stages.label_pictures import StoredPictures
 from sweep.stages.labels import LabelSet, LabelShard, batch_size_of, shard_ranges
 from sweep.stages.learned import Lesson, make_learned
@@ -41,12 +42,16 @@ ROLES: dict[Role, Split] = {"train": "train", "validation": "validation", "test"
 
 @dataclass(frozen=True)
 class SweepGraph:
-    """The stages of a sweep. Each is made once, so that what shares inputs shares the objects."""
+    """The stages of a sweep. Each is made once, so that what shares inputs shares the objects.
+
+    imported: train labels that the label command made, by domain.
+    """
 
     command: str
     config: SweepConfig
     base: BaseFacts
     domains: Mapping[str, DomainFacts] = field(hash=False)
+    imported: Mapping[str, LabelledData] = field(default_factory=dict, hash=False)
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _once(self, key: tuple[Any, ...], make: Any) -> Any:
@@ -142,7 +147,10 @@ class SweepGraph:
             LabelShard(title, pictures, classifier, preprocessing, settings, role, *bounds, learned, batch_size)
             for bounds in shard_ranges(number, labels.shard_size)
         )
-        return LabelSet(domain, split, role, settings, shards)
+        label_set = LabelSet(domain, split, role, settings, shards)
+        if role == "train" and domain in self.imported:
+            return imported(label_set, self.pictures(domain), self.imported[domain], labels.max_train)
+        return label_set
 
     def reference(self, target: str) -> Reference:
         return self._once(

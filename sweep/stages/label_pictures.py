@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from core.data.domains import LabelledPictures, PictureError, decode_picture, read_pictures
@@ -80,7 +81,7 @@ class StoredPictures:
             rows = [row_at[p] for p in wanted.tolist() if p in row_at]
             for begin in range(0, len(rows), CHUNK):
                 index = np.asarray(rows[begin : begin + CHUNK], dtype=np.int64)
-                pixels = here.pixels.gather(index)
+                pixels = here.pixels.gather(torch.from_numpy(index))
                 yield Chunk([here.ids[i] for i in index.tolist()], here.class_ids[index], pixels.numpy(), [])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from core.data.picture_shards import PictureShards, write_pixels
+from core.data.picture_shards import PICTURES_PER_SHARD, PictureShards, write_pixels
 from numpy.typing import NDArray
 
 from core.data.domains import PictureError, decode_picture
@@ -19,9 +19,6 @@ from sweep.experiment.config import DataSettings
 from sweep.stages.domains import SPLITS, DomainFacts, Split, open_domain, selected
 from sweep.stages.stage import Stage
 from sweep.store.artifacts import Store
-
-SHARD_SIZE = 2000
-"""Pictures a shard: 300 MB at 224 pixels."""
 
 
 class CorruptPicturesError(ValueError):
@@ -73,7 +70,7 @@ class PictureShard(Stage):
                 kept.append(position)
                 yield pixels
 
-        write_pixels(directory / "pixels.npy", readable(), self.preprocessing.image_size)
+        write_pixels(directory / "pixels.npy", readable())
         description = {
             "ids": [origin.ids[i] for i in index[kept].tolist()],
             "class_ids": [int(origin.class_ids[i]) for i in index[kept].tolist()],
@@ -172,8 +169,8 @@ def _description(path: str) -> dict[str, list[Any]]:
 def make_pictures(domain: DomainFacts, data: DataSettings, preprocessing: Preprocessing) -> Pictures:
     """The pictures stage of a domain with its shards."""
     shards = tuple(
-        PictureShard(domain, data, preprocessing, split, start, min(start + SHARD_SIZE, domain.count(split)))
+        PictureShard(domain, data, preprocessing, split, start, min(start + PICTURES_PER_SHARD, domain.count(split)))
         for split in SPLITS
-        for start in range(0, domain.count(split), SHARD_SIZE)
+        for start in range(0, domain.count(split), PICTURES_PER_SHARD)
     )
     return Pictures(domain, shards, data.max_corrupt_share)

@@ -1,0 +1,147 @@
+"""Train labels that the label command wrote, taken for a domain of a sweep: joined to its pictures by id, their making checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.games.attribution_labels import AttributionLabels, LabelSettings
+from sweep.experiment.config import ConfigError
+from sweep.stages.label_files import read_labels, write_labels
+from sweep.stages.labels import LABELS, LabelSet
+from sweep.stages.pictures import Pictures
+from sweep.stages.stage import Stage
+from sweep.store.artifacts import Store
+from sweep.store.files import FileTree
+
+SETTINGS = "labels.json"
+SAME_GAME = ("value", "label_scale", "fill")
+"""Settings in which a game differs from another; train and test labels must be of one game."""
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """What the label command wrote. fingerprint: of its settings and the names of its files."""
+
+    location: str
+    fingerprint: str
+    settings: dict[str, Any]
+
+    @staticmethod
+    def look_at(location: str, domain: str, wanted: LabelSettings) -> LabelledData:
+        """Read what must be known before work starts. Raises ConfigError, with the fix, for labels that do not suit the sweep."""
+        files = FileTree(location, option="--labels")
+        content = files.read(SETTINGS)
+        if content is None:
+            raise ConfigError(f"--labels {domain}={files} holds no {SETTINGS}: give a directory that `python -m sweep.run label` wrote")
+        try:
+            settings = json.loads(content)
+            made, number = settings["settings"], int(settings["shards"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{SETTINGS} of --labels {domain}={files} is damaged ({type(error).__name__}): label again") from None
+        names = files.names("data")
+        if len(names) < number:
+            raise ConfigError(f"--labels {domain}={files} has {len(names)} of {number} shards: finish it with the same label command")
+        role = settings["role"]
+        if role in ("validation", "test"):
+            raise ConfigError(
+                f"--labels {domain}={files} are of the split {role!r}, and share coalitions with the sweep's own {role} labels: give "
+                "labels of the train split"
+            )
+        for name in SAME_GAME:
+            if made[name] != getattr(wanted, name):
+                games = f"{name} {made[name]}, the sweep's {getattr(wanted, name)}"
+                raise ConfigError(f"--labels {domain}={files} explain another game ({games}): label with the same {name}")
+        digest = hashlib.sha256(content + "\n".join(names).encode()).hexdigest()
+        return LabelledData(files.url, digest, settings)
+
+    def check_base(self, domain: str, fingerprint: str) -> None:
+        """Raises ConfigError where the labels explain models of another base."""
+        if self.settings["model"]["base"] != fingerprint:
+            made_of = self.settings["model"]["name"]
+            raise ConfigError(f"--labels {domain}={self.location} explain {made_of}, of another base than the sweep's: label with that")
+
+    def shards(self) -> Iterator[tuple[list[str], AttributionLabels]]:
+        """Picture ids and labels of each file."""
+        files = FileTree(self.location, option="--labels")
+        for name in files.names("data"):
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Path(scratch) / "labels.parquet"
+                path.write_bytes(files.read(f"data/{name}") or b"")
+                yield read_labels(path)
+
+
+@dataclass(frozen=True, eq=False)
+class ImportedLabels(LabelSet):
+    """A label set whose labels others made. Pictures of the train split without a label are left out of the training.
+
+    Raises ConfigError where no picture has one, or where the labels are of another patch grid.
+    """
+
+    kind = "imported_labels"
+    version = 1
+
+    pictures: Pictures
+    data: LabelledData
+    most: int | None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"labels": self.data.fingerprint, "max_pictures": self.most}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (self.pictures,)
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        split = self.pictures.load(store, self.split)
+        row_of = {picture_id: row for row, picture_id in enumerate(split.ids)}
+        rows: list[NDArray[np.int64]] = []
+        parts: list[AttributionLabels] = []
+        for ids, labels in self.data.shards():
+            known = np.array([n for n, picture_id in enumerate(ids) if picture_id in row_of], dtype=np.int64)
+            if len(known):
+                rows.append(np.array([row_of[ids[n]] for n in known], dtype=np.int64))
+                parts.append(labels.take(known))
+        if not parts:
+            where = f"no picture of {self.domain}/{self.split} has a label in {self.data.location}"
+            raise ConfigError(f"{where}: it labels other pictures; give the labels of this data set")
+        order = np.argsort(np.concatenate(rows), kind="stable")[: self.most]
+        labels = AttributionLabels.concatenate(parts).take(order)
+        kept = np.concatenate(rows)[order]
+        ids = [split.ids[row] for row in kept.tolist()]
+        write_labels(directory / LABELS, ids, split.class_ids[kept], labels, {"imported_from": self.data.settings["key"]})
+        np.save(directory / "rows.npy", kept)
+        maps = labels.attributions.astype(np.float64)
+        np.save(directory / "mean_map.npy", maps.mean(axis=0))
+        error = float(np.square(labels.standard_error.astype(np.float64)).sum(1).mean() ** 0.5)
+        return {
+            "num_pictures": len(labels),
+            "evaluations": int(labels.budget.sum()),
+            "seconds": 0.0,
+            "started": 0.0,
+            "label_standard_error": error if np.isfinite(error) else None,
+            "label_norm": float(np.square(maps).sum(1).mean() ** 0.5),
+            "model_fingerprint": self.data.settings["model"]["fingerprint"],
+        }
+
+    def load(self, store: Store) -> AttributionLabels:
+        return read_labels(self.artifact(store).path(LABELS))[1]
+
+    def rows(self, store: Store) -> NDArray[np.int64]:
+        return np.load(self.artifact(store).path("rows.npy"))
+
+
+def imported(label_set: LabelSet, pictures: Pictures, data: LabelledData, most: int | None) -> ImportedLabels:
+    """In place of a label set that the sweep would make itself."""
+    own = {f.name: getattr(label_set, f.name) for f in fields(LabelSet)}
+    return ImportedLabels(**{**own, "shards": ()}, pictures=pictures, data=data, most=most)
+
