@@ -58,5 +58,5 @@ def _name(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no link, markup or column of a table."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!&~" else c for c in text)
+    """Text that Markdown shows as it is: no link, markup or column of a table. MLflow's renderer knows no backslash before < and &."""
+    return "".join({"<": "&lt;", "&": "&amp;"}.get(c) or (f"\\{c}" if c in "\\`*_{}[]#|!~" else c) for c in text)
