@@ -7,7 +7,8 @@ from sweep.report.result import SweepResult
 from sweep.report.tables import KEPT_ACCURACY, REFERENCE_TITLES, best_pairs, chosen_pairs, reference_of_pairs
 from sweep.report.text import number, shown_name
 
-_LONGEST_NAME = 28
+MOST_CHARACTERS = 4000
+_LONGEST_NAME = 24
 _BARS = (
     ("iou_at_10", ("chance", "prediction_only", "mean_map", "supervised")),
     ("e_rmse", ("zero_predictor", "supervised")),
@@ -15,7 +16,10 @@ _BARS = (
 
 
 def description_markdown(result: SweepResult, num_pairs: int = 5) -> str:
-    """At most 4000 characters: what this is, the best pairs beside their references, how to read them, where to look further."""
+    """Under MOST_CHARACTERS: what this is, the best pairs beside their references, how to read them, where to look further.
+
+    num_pairs: at most; fewer where names are long.
+    """
     best = best_pairs(result, num_pairs)
     bars = {(s, r): reference_of_pairs(result, r, s) for s, references in _BARS for r in references}
     heads = ["source → target", "alpha", "lambda2", "norm. accuracy", "correlation"]
@@ -45,7 +49,8 @@ def description_markdown(result: SweepResult, num_pairs: int = 5) -> str:
         "near 1. Every point, reference and similarity is in `cells.html`, `references.html` and `similarities.html` (and `.parquet`); "
         "child runs carry the tag `stage`.",
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return text if len(text) < MOST_CHARACTERS or num_pairs == 1 else description_markdown(result, num_pairs - 1)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -58,5 +63,5 @@ def _name(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no link, markup or column of a table."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!&~" else c for c in text)
+    """Text that Markdown shows as it is: no link, markup or column of a table. MLflow's renderer knows no backslash before < and &."""
+    return "".join({"<": "&lt;", "&": "&amp;"}.get(c) or (f"\\{c}" if c in "\\`*_{}[]#|!~" else c) for c in text)
