@@ -115,8 +115,8 @@ def test_pictures_stop_early_when_their_error_bar_is_small_enough(signs, sign_cl
     some = signs.inputs[:12], signs.class_ids[:12], signs.ids[:12]
     full = Labeller(sign_classifier, LabelSettings(budget=1024, pool_size=3), "train").label(*some)
     settings = LabelSettings(budget=1024, pool_size=3, target_error=0.5)
-    assert settings.stages(49) == [512, 1024]
-    assert LabelSettings(budget=2400, estimator="permutation", target_error=0.2).stages(49) == [300, 600, 1200, 2400]
+    assert settings.rounds(49) == [512, 1024]
+    assert LabelSettings(budget=2400, estimator="permutation", target_error=0.2).rounds(49) == [300, 600, 1200, 2400]
     labeller = Labeller(sign_classifier, settings, "train")
     early = labeller.label(*some)
     relative = np.sqrt(np.square(early.standard_error).mean(1) / np.square(early.attributions).mean(1))
@@ -125,6 +125,9 @@ def test_pictures_stop_early_when_their_error_bar_is_small_enough(signs, sign_cl
     assert labeller.evaluator.num_evaluations == early.budget.sum() + 2 * 12  # nothing is evaluated twice
     np.testing.assert_allclose(early.attributions[~stopped], full.attributions[~stopped], atol=1e-4)
     np.testing.assert_allclose(early.attributions.sum(1), early.value_full - early.value_empty, atol=1e-4)
+    # Rounds of permutation sampling are whole permutations: 300 evaluations hold 288.
+    odd = Labeller(sign_classifier, LabelSettings(budget=700, estimator="permutation", target_error=1e-6), "train").label(*some)
+    assert (odd.budget == 672).all()
     never = Labeller(sign_classifier, LabelSettings(budget=256, estimator="permutation", target_error=1e-6), "train").label(*some)
     assert (never.budget == 192).all()
 
@@ -168,7 +171,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on():
 
 
 def test_labels_agree_with_the_shap_library_within_sampling_error(signs, sign_classifier):
-    shap = pytest.importorskip("shap", reason="the shap library is a test dependency")
+    import shap
+
     budget = 1500
     settings = LabelSettings(budget=budget, pool_size=1)
     ours = Labeller(sign_classifier, settings, "train").label(signs.inputs[:2], signs.class_ids[:2], signs.ids[:2])
@@ -227,7 +231,11 @@ def test_train_and_test_roles_draw_independent_labels(signs, sign_classifier):
         {"target_error": -1.0},
         {"target_error": 0.5, "l1_reg": "aic"},
         {"l1_reg": "ridge"},
-        {"estimator": "calibrated"},
+        {"estimator": "lime"},
+        {"estimator": "surrogate", "target_error": 0.2},
+        {"estimator": "shap", "target_error": 0.2},
+        {"estimator": "surrogate", "l1_reg": "aic"},
+        {"estimator": "calibrated", "budget": 33},
     ],
 )
 def test_label_settings_that_cannot_work_are_refused_before_any_evaluation(sign_classifier, settings):

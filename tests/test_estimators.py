@@ -6,21 +6,12 @@ import numpy as np
 import pytest
 from test_kernel_shap import brute_force, interacting_game, solve
 
-from core.shapley.calibration import CalibratedSolver, Games, calibrate, fit_prior
-from core.shapley.estimators import ESTIMATORS, CoalitionPool, make_design
+from core.shapley.calibration import CalibratedSolver, Games, calibrate, fit_prior, is_held_out
+from core.shapley.estimators import make_design
 from core.shapley.feature_selection import SelectingSolver, parse_l1_reg
 from core.shapley.kernel_shap import sample_coalitions
 
 M = 16
-
-
-@pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation", "size_adjusted"])
-@pytest.mark.parametrize("budget", [60, 120])
-def test_additive_games_are_solved_exactly(estimator, budget):
-    weights = np.random.default_rng(1).normal(size=M)
-    phi, standard_error, _ = solve(lambda z: z @ weights + 2.0, make_design(estimator, M, budget, seed=5))
-    np.testing.assert_allclose(phi, weights, atol=1e-8)
-    assert standard_error.max() < 1e-7
 
 
 @pytest.mark.parametrize("estimator", ["kernel_shap", "leverage", "permutation", "size_adjusted"])
@@ -97,13 +88,8 @@ def test_permutations_use_whole_pairs_and_say_what_they_need():
         make_design("permutation", 49, 191)
     with pytest.raises(ValueError, match="at least 96"):
         make_design("kernel_shap", 49, 50)
-    with pytest.raises(ValueError, match="choose among kernel_shap"):
-        make_design("lime", 49, 500)
-    with pytest.raises(ValueError, match="prior"):
-        make_design("calibrated", 49, 500)
-    for estimator in ("permutation", "calibrated"):
-        with pytest.raises(ValueError, match="l1_reg"):
-            make_design(estimator, 49, 500, l1_reg="aic")
+    with pytest.raises(ValueError, match="l1_reg"):
+        make_design("permutation", 49, 500, l1_reg="aic")
 
 
 # ---------------------------------------------------------------- calibration
@@ -149,7 +135,7 @@ def population():
 def calibration_games(population):
     values = [population.draw(20) for _ in range(12)]
     references = [population.games(v, sample_coalitions(M, 800, (1, k))) for k, v in enumerate(values)]
-    designs = [population.games(v, sample_coalitions(M, 60, (2, k))) for k, v in enumerate(values)]
+    designs = [population.games(v, sample_coalitions(M, 60, (2, k))) if is_held_out(k) else None for k, v in enumerate(values)]
     return references, designs
 
 
@@ -190,10 +176,10 @@ def test_calibrated_estimates_tend_to_kernel_shap_as_the_budget_grows(population
     assert distance[2] < distance[1] / 3 < distance[0] / 9
 
 
-def test_calibration_of_too_few_images_says_how_many(calibration_games):
+def test_calibration_of_too_few_pictures_says_how_many(calibration_games):
     references, designs = calibration_games
     few = references[0]
-    with pytest.raises(ValueError, match="at least 16 images"):
+    with pytest.raises(ValueError, match="at least 16 pictures"):
         fit_prior([Games(few.matrix, few.values[:15], few.value_empty[:15], few.value_full[:15])])
     with pytest.raises(ValueError, match="at least 4 groups"):
         calibrate(references[:3], designs[:3])
@@ -207,7 +193,8 @@ def test_calibration_of_too_few_images_says_how_many(calibration_games):
 
 @pytest.mark.parametrize("l1_reg", ["num_features(3)", "num_features(5)", "aic", "bic"])
 def test_l1_reg_is_the_shap_librarys(l1_reg):
-    shap = pytest.importorskip("shap", reason="the shap library is a test dependency")
+    import shap
+
     num_players = 8
     game = interacting_game(num_players, seed=6)
     matrix = sample_coalitions(num_players, 2**num_players - 2)  # every coalition, as shap takes at this budget
@@ -228,10 +215,3 @@ def test_l1_reg_is_off_by_default_and_refuses_what_it_does_not_know():
     for bad in ("auto", "num_features(0)", "0.1"):
         with pytest.raises(ValueError, match="num_features"):
             parse_l1_reg(bad)
-
-
-def test_pools_know_their_estimator():
-    for estimator in ESTIMATORS[:4]:
-        pool = CoalitionPool(49, 192, 4, "train", estimator=estimator)
-        assert pool.design(0).coalitions.shape == (192, 49)
-        assert not np.array_equal(pool.design(0).coalitions, pool.design(1).coalitions)

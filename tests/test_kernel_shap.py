@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from core.shapley.estimators import CoalitionPool
-from core.shapley.kernel_shap import sample_coalitions, smallest_budget
+from core.shapley.coalition_pool import CoalitionPool
+from core.shapley.kernel_shap import KERNEL_SHAP, sample_coalitions, smallest_budget
 
 
 def brute_force(game, num_players):
@@ -156,13 +156,13 @@ def test_budgets_that_cannot_be_solved_say_what_is_needed():
 
 
 def test_pool_gives_pictures_different_coalitions_and_roles_disjoint_ones():
-    train = CoalitionPool(49, 160, 16, "train")
-    test = CoalitionPool(49, 160, 8, "test")
+    train = CoalitionPool(KERNEL_SHAP, 49, 160, 16, "train")
+    test = CoalitionPool(KERNEL_SHAP, 49, 160, 8, "test")
     members = {train.member_of(f"train/{i}") for i in range(300)}
     assert members == set(range(16))
     rows = lambda pool: {r.tobytes() for m in range(pool.size) for r in pool.design(m).coalitions if 2 < r.sum() < 47}  # noqa: E731
     assert len(rows(train)) > 16 * 80
     assert not rows(train) & rows(test)
-    assert train.member_of("a") == CoalitionPool(49, 160, 16, "train").member_of("a")
+    assert train.member_of("a") == CoalitionPool(KERNEL_SHAP, 49, 160, 16, "train").member_of("a")
     with pytest.raises(IndexError):
         test.design(8)

@@ -10,11 +10,11 @@ from core.games.attribution_labels import Labeller, LabelSettings
 from core.games.coalition_values import CoalitionEvaluator
 from core.games.patch_features import MAX_WIDTH, patch_features
 from core.model import load_base
-from core.shapley.estimators import CoalitionPool, make_design
 from core.shapley.kernel_shap import kernel_size_distribution, sample_coalitions
 from core.shapley.residual_posterior import ResidualPrior, Residuals, ResidualSolver, draw_coalitions, fit_residual_prior, weights
 from core.shapley.size_adjustment import num_size_terms, zero_sum_basis
-from core.shapley.surrogate import LEAST_PICTURES, EvaluatedPictures, Surrogate, SurrogateFit, SurrogateNet, fit_surrogate
+from core.shapley.surrogate_fit import LEAST_PICTURES, EvaluatedPictures, SurrogateFit, fit_surrogate
+from core.shapley.surrogate_net import Surrogate, SurrogateNet
 
 M = 8
 NUM_COEFFICIENTS = M - 1 + 2 * num_size_terms(M)
@@ -250,12 +250,3 @@ def test_a_labeller_corrects_the_surrogate_and_takes_known_values_for_evaluation
     np.testing.assert_allclose(again.attributions, labels.attributions, atol=1e-4)
     with pytest.raises(ValueError, match="fit one first"):
         Labeller(sign_classifier, settings, "train").label(signs.inputs, signs.class_ids, signs.ids)
-
-
-def test_options_that_do_not_go_with_a_surrogate_are_refused():
-    with pytest.raises(ValueError, match="l1_reg"):
-        make_design("surrogate", 49, 64, l1_reg="aic")
-    with pytest.raises(ValueError, match="stop early"):
-        LabelSettings(estimator="surrogate", target_error=0.2)
-    pool = CoalitionPool(49, 63, 4, "train", estimator="surrogate")
-    assert pool.coalitions(0).shape == (63, 49) and not np.array_equal(pool.coalitions(0), pool.coalitions(1))

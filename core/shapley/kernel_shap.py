@@ -125,7 +125,7 @@ def sample_coalitions(
             f"{least}; raise the budget (about {ENUMERATION_EVALUATIONS_A_PLAYER * num_players} is usual)"
         )
     if budget % 2 or budget < 2:
-        raise ValueError(f"coalitions come in pairs: make the budget even, not {budget}")
+        raise ValueError(f"coalitions come in pairs: make the budget even and at least 2, not {budget}")
     size_mass = kernel_size_distribution(num_players)
     if num_players <= 20 and budget >= 2**num_players - 2:
         return _all_coalitions(num_players, size_mass)

@@ -31,10 +31,10 @@ class PermutationDesign(ValueSolver):
     """
 
     def __init__(self, num_players: int, budget: int, seed: Seed = 0) -> None:
-        per_permutation = evaluations_per_permutation(num_players)
-        number = budget // per_permutation
         if num_players < 2:
             raise ValueError(f"permutation sampling needs at least 2 players, there is {num_players}")
+        per_permutation = evaluations_per_permutation(num_players)
+        number = budget // per_permutation
         if number < 2:
             raise ValueError(
                 f"a budget of {budget} evaluations holds no two antithetic permutations of {num_players} players: permutation sampling "
