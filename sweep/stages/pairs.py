@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from core.merging import Merger
 
-from core.metrics import with_normalized
+from core.metrics import SCORES, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
 from core.task_vectors import cosine_similarities
 from sweep.experiment.config import Device, SearchSettings
@@ -103,7 +103,8 @@ class Points:
 
 
 def _searched(search: SearchSettings) -> dict[str, Any]:
-    return {**asdict(search), "merge": {"name": search.merge.name, **asdict(search.merge)}}
+    merge = {"name": search.merge.name, **asdict(search.merge)}
+    return {**asdict(search), "merge": merge, "scores": [score.name for score in SCORES]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,7 @@ class Cells(Stage):
     @property
     def params(self) -> dict[str, Any]:
         searched = _searched(self.search)
-        return {"alpha": self.alpha, **{k: searched[k] for k in ("lambda1", "lambdas", "select", "merge")}}
+        return {"alpha": self.alpha, **{k: searched[k] for k in ("lambda1", "lambdas", "select", "merge", "scores")}}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.games.attribution_labels import AttributionLabels, perturbations
-from core.metrics import Scored, Scores, attribution_scores, chance_scores
+from core.metrics import SCORES, Scored, Scores, attribution_scores, chance_scores
 from core.model import Preprocessing
 from sweep.experiment.config import Device
 from sweep.stages.labels import LabelSet
@@ -53,7 +53,7 @@ class Reference(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"base": self.zero_shot.base.fingerprint, "device": self.device}
+        return {"base": self.zero_shot.base.fingerprint, "device": self.device, "scores": [score.name for score in SCORES]}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
