@@ -82,7 +82,7 @@ class Examples(Stage):
         with torch.inference_mode():
             outputs = {name: model(inputs, own).attributions.float().cpu().numpy() for name, model in models.items()}
         arrays = {"pixels": np.ascontiguousarray(pixels.numpy().transpose(0, 2, 3, 1)), "label": labels.attributions[:number], **outputs}
-        np.savez(directory / "examples.npz", **arrays)  # type: ignore[arg-type]  # names are ours, no clash with its options
+        np.savez(directory / "examples.npz", **arrays)
         class_names = self.pictures.domain.class_names
         description = {"source_domain": pair.transfer.source, "class_names": [class_names[i] for i in class_ids.tolist()]}
         (directory / "examples.json").write_text(json.dumps(description))

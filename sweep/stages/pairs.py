@@ -12,7 +12,7 @@ from core.merging import Merger
 
 from core.metrics import SCORES, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
-from core.task_vectors import cosine_similarities
+from core.task_vectors import cosine_matrix
 from sweep.experiment.config import Device, SearchSettings
 from sweep.report.result import CELL_COLUMNS, SIMILARITY_COLUMNS
 from sweep.stages.labels import LabelSet
@@ -103,8 +103,9 @@ class Points:
 
 
 def _searched(search: SearchSettings) -> dict[str, Any]:
-    merge = {"name": search.merge.name, **asdict(search.merge)}
-    return {**asdict(search), "merge": merge, "scores": [score.name for score in SCORES]}
+    settings = asdict(search)
+    settings["merge"] = {"name": search.merge.name, **settings["merge"]}
+    return {**settings, "scores": [score.name for score in SCORES]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +191,7 @@ class PairSearch(Stage):
     def _similarities(self, store: Store) -> pd.DataFrame:
         """Cosines of the task vectors of source and target, per alpha."""
         transfer = self.transfer
-        between = lambda a, b: float(cosine_similarities([a.load(store), b.load(store)])[0, 1])  # noqa: E731
+        between = lambda a, b: float(cosine_matrix([a.load(store), b.load(store)])[0, 1])  # noqa: E731
         prediction_only = between(transfer.source_task, transfer.target_task)
         rows = [
             (transfer.source, transfer.target, mine.model.alpha, prediction_only, between(mine, theirs))
