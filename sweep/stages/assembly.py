@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from core.model import SelfExplainingClassifier
+from core.task_vectors import cosine_matrix
 from sweep.report.report import write_report
 from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, Example, SweepResult
 from sweep.stages.computations import explainability_vector, load_classifier, load_pictures, run, target_task_vector, zero_shot
@@ -101,25 +100,15 @@ def _references(plan: Plan, store: Store) -> pd.DataFrame:
 def _similarities(plan: Plan, store: Store) -> pd.DataFrame:
     """Cosine similarities of the task vectors of every pair, per alpha."""
     domains = list(plan.domains)
-    prediction_only = _cosines([target_task_vector(plan, store, d).weights for d in domains])
+    prediction_only = cosine_matrix([target_task_vector(plan, store, d) for d in domains]).numpy()
     rows = []
     for alpha in plan.config.search.alphas:
-        explainability = _cosines([explainability_vector(plan, store, d, alpha).weights for d in domains])
+        explainability = cosine_matrix([explainability_vector(plan, store, d, alpha) for d in domains]).numpy()
         for s, source in enumerate(domains):
             for t, target in enumerate(domains):
                 if s != t:
                     rows.append((source, target, alpha, prediction_only[s, t], explainability[s, t]))
     return pd.DataFrame(rows, columns=list(SIMILARITY_COLUMNS))
-
-
-def _cosines(vectors: list[dict[str, Tensor]]) -> np.ndarray:
-    """Cosine similarity matrix of task vectors, accumulated tensor by tensor in float64."""
-    gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
-    for name in vectors[0]:
-        flat = torch.stack([v[name].flatten().double() for v in vectors])
-        gram += flat @ flat.T
-    norm = gram.diagonal().sqrt()
-    return (gram / (norm[:, None] * norm[None, :])).numpy()
 
 
 def _examples(plan: Plan, store: Store) -> list[Example]:

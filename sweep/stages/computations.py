@@ -21,11 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core import miniature
+from core.checkpoints import FileCheckpoint
 from core.data.domains import Domain, PictureError, decode_picture, read_domain, validation_indices, write_parquet_split
-from core.finetune import Progress, TrainingData, finetune
+from core.finetune import Progress, finetune
 from core.games.attribution_labels import AttributionLabels, Labeller
 from core.model import Base, SelfExplainingClassifier, load_base
 from core.task_vectors import TaskVector
+from core.training_data import PicturesInMemory, TrainingData
 from sweep.experiment.config import ConfigError, DataSettings
 from sweep.experiment.suites import DRAWN
 from sweep.stages.label_files import read_labels, write_labels
@@ -234,11 +236,11 @@ def compute_model(
             number = len(labelled)
             labels = torch.from_numpy(labelled.attributions)
         data = TrainingData(
-            pictures.tensor(0, number), torch.from_numpy(pictures.class_ids[:number]), plan.preprocessing, labels
+            PicturesInMemory(pictures.tensor(0, number)), torch.from_numpy(pictures.class_ids[:number]), plan.preprocessing, labels
         )
         classifier = zero_shot(plan, domain).to(plan.config.device)
         recipe = type(plan.config.recipe)(**stage.params["recipe"])
-        checkpoint = store.checkpoint_directory / f"{stage.key}.checkpoint"
+        checkpoint = FileCheckpoint(store.checkpoint_directory / f"{stage.key}.checkpoint")
         history = finetune(classifier, data, recipe, alpha, checkpoint=checkpoint, on_progress=on_progress)
         save_file({k: v.contiguous().cpu() for k, v in classifier.visual.state_dict().items()}, directory / "visual.safetensors")
         (directory / "history.json").write_text(json.dumps([asdict(point) for point in history]))

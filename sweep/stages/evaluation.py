@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from core.games.attribution_labels import AttributionLabels, perturbations
+from core.merging import MERGE_RULES, Merger
 from core.metrics import Scores, attribution_scores, chance_iou_at
 from core.metrics import accuracy as accuracy_of
 from core.model import SelfExplainingClassifier
-from core.task_vectors import TaskVector, transfer
 from sweep.stages.computations import (
     cached_base,
     explainability_vector,
@@ -87,15 +87,15 @@ class Transfer:
         self._plan, self._store, self._source = plan, store, source
         self._base = dict(cached_base(plan.config.base).visual.state_dict())
         self._target_task = target_task_vector(plan, store, target)
-        self._vectors: dict[float, TaskVector] = {}
+        self._mergers: dict[float, Merger] = {}
         self._classifier = zero_shot(plan, target).to(plan.config.device)
 
     def classifier(self, alpha: float, lambda1: float, lambda2: float) -> SelfExplainingClassifier:
         """The transferred model of a point. The same object every time."""
-        if alpha not in self._vectors:
-            self._vectors[alpha] = explainability_vector(self._plan, self._store, self._source, alpha)
-        weights = transfer(self._base, self._target_task, self._vectors[alpha], lambda1, lambda2)
-        self._classifier.visual.load_state_dict(weights)
+        if alpha not in self._mergers:
+            vector = explainability_vector(self._plan, self._store, self._source, alpha)
+            self._mergers[alpha] = MERGE_RULES["addition"].prepare(self._base, self._target_task, vector, self._plan.config.device)
+        self._classifier.visual.load_state_dict(self._mergers[alpha].weights(lambda1, lambda2))
         return self._classifier
 
 
