@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from core.checkpoints import Checkpoint
 from core.losses import classification_loss, combined_loss, explanation_loss
-from core.model import Preprocessing, SelfExplainingClassifier
+from core.model import SelfExplainingClassifier
+from core.training_data import Batch, TrainingData, batches, load_ahead
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,6 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """N pictures in memory or memory-mapped. pixels uint8 [N, 3, S, S], class_ids [N], attribution_labels [N, M] or None."""
-
-    pixels: Tensor
-    class_ids: Tensor
-    preprocessing: Preprocessing
-    attribution_labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.class_ids)
-
-
-@dataclass(frozen=True)
 class Progress:
     """Where a training stands."""
 
@@ -73,34 +61,21 @@ class Progress:
     explanation_loss: float | None
 
 
-def batches(num_pictures: int, batch_size: int, total_steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-    """Indices of each step's batch from step `start` on: a function of seed and step only, alike for every training on the data."""
-    size = min(batch_size, num_pictures)
-    per_epoch = num_pictures // size
-    order, epoch_of_order = torch.empty(0, dtype=torch.long), -1
-    for step in range(start, total_steps):
-        epoch, position = divmod(step, per_epoch)
-        if epoch != epoch_of_order:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order, epoch_of_order = torch.randperm(num_pictures, generator=generator), epoch
-        yield order[position * size : (position + 1) * size]
-
-
 def finetune(
     classifier: SelfExplainingClassifier,
     data: TrainingData,
     recipe: Recipe,
     alpha: float = 1.0,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     checkpoint_every_s: float = 60.0,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Progress]:
     """Train `classifier.visual` in place by eq. 4 and return the history, some 100 points of it.
 
     alpha: weight of the classification loss, in [0, 1]; 1 is prediction-only training and needs no labels.
-    checkpoint: a file that a killed training continues from, with the same result as an undisturbed one; removed at the end.
-    Raises ValueError for an alpha outside [0, 1] or missing labels.
+    checkpoint: what a killed training continues from, with the same result as an undisturbed one; removed at the end.
+    Raises ValueError for an alpha outside [0, 1], missing labels or no pictures, FloatingPointError where the loss is no number any more.
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
@@ -108,86 +83,104 @@ def finetune(
         raise ValueError("training with alpha < 1 needs attribution labels")
     if len(data) == 0:
         raise ValueError("no pictures to train on")
+    if alpha == 1.0:
+        data = replace(data, attribution_labels=None)
     device = classifier.head.device
     parameters = list(classifier.visual.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = make_optimizer(parameters, recipe, device)
     total = recipe.total_steps(len(data))
     every = max(1, total // 100)
     history: list[Progress] = []
-    start = _resume(checkpoint, classifier, optimizer, history)
+    start = 0 if checkpoint is None else _resume(checkpoint, classifier, optimizer, history)
     saved_at = time.monotonic()
     classifier.train()
-    for step, index in enumerate(batches(len(data), recipe.batch_size, total, recipe.seed, start), start):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(step, total)
-        inputs = data.preprocessing.normalise(data.pixels[index].to(device))
-        class_ids = data.class_ids[index].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            explanation = None
-            if alpha < 1.0:
-                assert data.attribution_labels is not None
-                explained = classifier(inputs, class_ids)
-                explanation = explanation_loss(explained.attributions, data.attribution_labels[index].to(device))
-                classification = classification_loss(explained.logits, class_ids)
-                loss = combined_loss(classification, explanation, alpha)
-            else:
-                loss = classification = classification_loss(classifier.logits(inputs), class_ids)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
-        optimizer.step()
-        if step % every == 0 or step == total - 1:
-            point = Progress(
-                step + 1, total, loss.item(), classification.item(), None if explanation is None else explanation.item()
-            )
-            if not math.isfinite(point.loss):
-                raise FloatingPointError(f"the loss is {point.loss} at step {step}: lower the learning rate")
-            history.append(point)
-            if on_progress is not None:
-                on_progress(point)
-        if checkpoint is not None and time.monotonic() - saved_at > checkpoint_every_s:
-            _save(checkpoint, step + 1, classifier, optimizer, history)
-            saved_at = time.monotonic()
+    order = batches(len(data), recipe.batch_size, total, recipe.seed, start)
+    with closing(load_ahead(data, order, device)) as loaded:
+        for step, batch in enumerate(loaded, start):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(step, total)
+            inputs = data.preprocessing.normalise(batch.pixels)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                losses = _losses(classifier, inputs, batch, alpha)
+            optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            optimizer.step()
+            if step % every == 0 or step == total - 1:
+                point = losses.progress(step + 1, total)
+                if not math.isfinite(point.loss):
+                    raise FloatingPointError(f"the loss is {point.loss} at step {step}: lower the learning rate")
+                history.append(point)
+                if on_progress is not None:
+                    on_progress(point)
+            if checkpoint is not None and time.monotonic() - saved_at > checkpoint_every_s:
+                checkpoint.save(_state(step + 1, classifier, optimizer, history))
+                saved_at = time.monotonic()
     classifier.eval()
     for parameter in parameters:
         parameter.requires_grad_(False)
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        checkpoint.remove()
     return history
 
 
-def _save(
-    checkpoint: Path,
-    next_step: int,
-    classifier: SelfExplainingClassifier,
-    optimizer: torch.optim.Optimizer,
-    history: list[Progress],
-) -> None:
-    state: dict[str, Any] = {
+@dataclass(frozen=True, eq=False)
+class _Losses:
+    total: Tensor
+    classification: Tensor
+    explanation: Tensor | None
+
+    def progress(self, step: int, total_steps: int) -> Progress:
+        explanation = None if self.explanation is None else self.explanation.item()
+        return Progress(step, total_steps, self.total.item(), self.classification.item(), explanation)
+
+
+def _losses(classifier: SelfExplainingClassifier, inputs: Tensor, batch: Batch, alpha: float) -> _Losses:
+    if batch.attribution_labels is None:
+        classification = classification_loss(classifier.logits(inputs), batch.class_ids)
+        return _Losses(classification, classification, None)
+    explained = classifier(inputs, batch.class_ids)
+    explanation = explanation_loss(explained.attributions, batch.attribution_labels)
+    classification = classification_loss(explained.logits, batch.class_ids)
+    return _Losses(combined_loss(classification, explanation, alpha), classification, explanation)
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+    """AdamW as one operation over all weights where torch has that (it differs from the loop over tensors in the last digits)."""
+    is_fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=is_fused)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[int, Any]) -> None:
+    """Take over the moments of a checkpoint, tensors on the CPU, and nothing of how the other optimizer worked.
+
+    torch puts the moments where the weights are; the number of steps only where the optimizer is fused, and leaves it on the CPU otherwise:
+    an optimizer that is not fused reads it once a weight, and a GPU would have to be waited for each time.
+    """
+    optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _state(
+    next_step: int, classifier: SelfExplainingClassifier, optimizer: torch.optim.Optimizer, history: list[Progress]
+) -> dict[str, Any]:
+    return {
         "next_step": next_step,
         "visual": classifier.visual.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer.state_dict()["state"],
         "history": [asdict(point) for point in history],
     }
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, checkpoint)
 
 
 def _resume(
-    checkpoint: Path | None,
-    classifier: SelfExplainingClassifier,
-    optimizer: torch.optim.Optimizer,
-    history: list[Progress],
+    checkpoint: Checkpoint, classifier: SelfExplainingClassifier, optimizer: torch.optim.Optimizer, history: list[Progress]
 ) -> int:
-    """Load a checkpoint if there is one; returns the step to go on with."""
-    if checkpoint is None or not checkpoint.exists():
+    """Go back to the saved state, if there is one; returns the step to go on with."""
+    state = checkpoint.load()
+    if state is None:
         return 0
-    state = torch.load(checkpoint, weights_only=True, map_location=classifier.head.device)
     classifier.visual.load_state_dict(state["visual"])
-    optimizer.load_state_dict(state["optimizer"])
+    restore_optimizer(optimizer, state["optimizer"])
     history.extend(Progress(**point) for point in state["history"])
     return int(state["next_step"])

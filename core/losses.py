@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def classification_loss(logits: Tensor, class_ids: Tensor) -> Tensor:
-    """Mean cross-entropy, L_cls. logits [N, C], class_ids [N]."""
+    """Mean cross-entropy, L_cls. logits [N, C] in float32, class_ids [N]."""
     return F.cross_entropy(logits, class_ids)
 
 

@@ -8,7 +8,8 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from core.miniature.weights import load_state_dict
+from core.tower import ImageTower, cls_token, linear, tokens
 
 # open_clip is imported where it is needed: it takes seconds, and many processes of a sweep only pass settings on.
-ImageTower = Any
-"""An open_clip VisionTransformer."""
-Block = Any
-"""One of its residual attention blocks."""
-
 _log = logging.getLogger(__name__)
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -66,42 +63,70 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [N, 3, S, S] -> float32, 0 where a pixel has the data set's mean colour."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
-        return (pixels.float() / 255.0 - mean) / std
+        return (pixels.float() / 255.0 - _channels(self.mean, pixels.device)) / _channels(self.std, pixels.device)
+
+
+@lru_cache(maxsize=32)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A number a colour channel, [1, 3, 1, 1]. Made once a device: a GPU stands still while a value is copied to it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A CLIP model before fine-tuning: the image tower that is trained, and the frozen text tower that makes the heads."""
+    """A CLIP model before fine-tuning: the image tower that is trained, and the frozen text tower that makes the heads.
+
+    clip: the open_clip model that `visual` is part of; None where the text tower was dropped.
+    """
 
     name: str
-    clip: Any
+    visual: ImageTower
+    clip: Any | None
     tokenizer: Callable[[list[str]], Tensor]
     preprocessing: Preprocessing
     logit_scale: float
     fingerprint: str
 
     @property
-    def visual(self) -> ImageTower:
-        return self.clip.visual
-
-    @property
     def num_patches(self) -> int:
         return self.visual.grid_size[0] * self.visual.grid_size[1]
 
+    def without_text_tower(self) -> Base:
+        """The same base for those who have a head already: the text tower's memory (a third of ViT-B/32's) is free once `self` is."""
+        return replace(self, clip=None)
+
     @torch.no_grad()
-    def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Zero-shot head W [K, C]: per class the mean text embedding over the prompt templates, of unit length."""
-        columns = []
-        for class_name in class_names:
-            tokens = self.tokenizer([template.format(class_name) for template in templates])
-            columns.append(F.normalize(F.normalize(self.clip.encode_text(tokens), dim=-1).mean(0), dim=0))
-        return torch.stack(columns, dim=1)
+    def head(
+        self, class_names: Sequence[str], templates: Sequence[str], *, device: torch.device | str = "cpu", batch_size: int = 256
+    ) -> Tensor:
+        """Zero-shot head W [K, C] on the CPU: per class the mean text embedding over the prompt templates, of unit length.
+
+        device: where the text tower runs; float32 there too. batch_size: prompts encoded at once, of several classes where they are few.
+        Raises BaseModelError for a base whose text tower was dropped.
+        """
+        if self.clip is None:
+            raise BaseModelError("this base has no text tower: load it with load_base to make heads")
+        text: Any = self.clip
+        if torch.device(device).type != "cpu":
+            text = copy.deepcopy(self.clip, {id(self.visual): nn.Identity()}).to(device)  # a copy of the text tower alone
+        columns: list[Tensor] = []
+        classes_at_once = max(1, batch_size // len(templates))
+        for first in range(0, len(class_names), classes_at_once):
+            names = class_names[first : first + classes_at_once]
+            prompts = [template.format(name) for name in names for template in templates]
+            embeddings = [text.encode_text(self.tokenizer(some).to(device)) for some in _chunks(prompts, batch_size)]
+            unit = F.normalize(torch.cat(embeddings), dim=-1).unflatten(0, (len(names), -1))
+            columns.append(F.normalize(unit.mean(1), dim=-1).cpu())
+        return torch.cat(columns).T.contiguous()
 
     def classifier(self, head: Tensor) -> SelfExplainingClassifier:
-        """A classifier with the base's weights (zero-shot), to be fine-tuned. head: [K, C] from `head`."""
+        """A classifier with the base's weights (zero-shot), to be fine-tuned. head: [K, C] from `head`. Needs no text tower."""
         return SelfExplainingClassifier(copy.deepcopy(self.visual), head, self.logit_scale)
+
+
+def _chunks(prompts: list[str], size: int) -> list[list[str]]:
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
 @dataclass(frozen=True)
@@ -128,27 +153,38 @@ class SelfExplainingClassifier(nn.Module):
         if head.ndim != 2 or head.shape[0] != visual.proj.shape[1]:
             raise BaseModelError(f"the head must be [{visual.proj.shape[1]}, classes], not {list(head.shape)}")
         self.visual = visual
-        self.visual.output_tokens = True
+        self.visual.output_tokens = True  # open_clip's own forward pass, too, then gives both
         self.logit_scale = logit_scale
         self.attribution_scale = attribution_scale
         self.register_buffer("head", head)
 
     def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Unit features of the CLS token [N, K] and of the patch tokens [N, M, K]. inputs: normalised [N, 3, S, S]."""
-        pooled, tokens = self.visual(inputs)
-        return F.normalize(pooled, dim=-1), F.normalize(tokens @ self.visual.proj, dim=-1)
+        unit = self._unit(tokens(self.visual, inputs))
+        return unit[:, 0], unit[:, 1:]
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Class logits [N, C] alone."""
-        return self.logit_scale * F.normalize(self.visual(inputs)[0], dim=-1) @ self.head
+        """Class logits [N, C] alone: those of `forward`, for less."""
+        unit = self._unit(cls_token(self.visual, inputs))
+        with self._in_float32():
+            return self.logit_scale * unit @ self.head
 
     def forward(self, inputs: Tensor, class_ids: Tensor | None = None) -> Explained:
         """Logits, and the attributions of `class_ids` [N] (without: of each picture's predicted class), in one pass."""
         cls, patches = self.features(inputs)
-        logits = self.logit_scale * cls @ self.head
-        ids = logits.argmax(dim=1) if class_ids is None else class_ids
-        attributions = self.attribution_scale * torch.einsum("nmk,kn->nm", patches, self.head[:, ids])
+        with self._in_float32():
+            logits = self.logit_scale * cls @ self.head
+            ids = logits.argmax(dim=1) if class_ids is None else class_ids
+            attributions = self.attribution_scale * torch.einsum("nmk,kn->nm", patches, self.head[:, ids])
         return Explained(logits, attributions)
+
+    def _unit(self, states: Tensor) -> Tensor:
+        """Projected tokens of unit length, in float32 whatever the tower computes in. [..., D] -> [..., K]"""
+        return F.normalize(linear(states, self.visual.proj.t()).float(), dim=-1)
+
+    def _in_float32(self) -> torch.autocast:
+        """Products with the head are small, and what the losses are taken of: bfloat16 has three digits."""
+        return torch.autocast(self.head.device.type, enabled=False)
 
 
 def prompt_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -271,4 +307,4 @@ def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], prepro
     for key, tensor in sorted(clip.state_dict().items()):
         digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return Base(name, clip, tokenizer, preprocessing, float(clip.logit_scale.detach().exp()), digest.hexdigest())
+    return Base(name, clip.visual, clip, tokenizer, preprocessing, float(clip.logit_scale.detach().exp()), digest.hexdigest())

@@ -1,19 +1,25 @@
-"""Task arithmetic: equations 1 to 3 and 6 to 8 of the paper, over the image tower's trained weights."""
+"""Task arithmetic: equations 1 to 3, 6 and 7 of the paper, over the image tower's trained weights. Equation 8 is in `core.merging`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
 """The image tower's weights by name."""
 
 
+_BASE_FINGERPRINT = "base_fingerprint"
+
+
 class TaskVectorError(ValueError):
-    """Weights that do not belong together."""
+    """Weights that do not belong together, or a file that holds no task vector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +33,15 @@ class TaskVector:
     def between(fine_tuned: Weights, start: Weights, base_fingerprint: str) -> TaskVector:
         """fine_tuned - start: a task vector tau for start = base; the explainability vector tau_star for self-explaining minus
         prediction-only weights of one domain. Raises TaskVectorError when names or shapes differ."""
-        _check_same(fine_tuned, start)
+        check_same_weights(fine_tuned, start)
         return TaskVector({k: fine_tuned[k] - start[k] for k in start}, base_fingerprint)
 
     def __add__(self, other: TaskVector) -> TaskVector:
-        self._check(other)
+        self.check_same_base(other)
         return TaskVector({k: v + other.weights[k] for k, v in self.weights.items()}, self.base_fingerprint)
 
     def __sub__(self, other: TaskVector) -> TaskVector:
-        self._check(other)
+        self.check_same_base(other)
         return TaskVector({k: v - other.weights[k] for k, v in self.weights.items()}, self.base_fingerprint)
 
     def __mul__(self, scaling_coefficient: float) -> TaskVector:
@@ -49,40 +55,72 @@ class TaskVector:
 
     def cosine_similarity(self, other: TaskVector) -> float:
         """Cosine of the angle between two task vectors, in [-1, 1]; nan where one of them is zero."""
-        self._check(other)
+        self.check_same_base(other)
         a, b = self._flat(), other._flat()
         return (a @ b / (a.norm() * b.norm())).item() if a.norm() > 0 and b.norm() > 0 else float("nan")
 
     def apply_to(self, weights: Weights, scaling_coefficient: float = 1.0) -> dict[str, Tensor]:
         """weights + scaling_coefficient * self."""
-        _check_same(weights, self.weights)
+        check_same_weights(weights, self.weights)
         return {k: v + scaling_coefficient * self.weights[k] for k, v in weights.items()}
+
+    def to(self, device: torch.device | str) -> TaskVector:
+        """The vector on a device; weights that are there already are not copied."""
+        return TaskVector({k: v.to(device) for k, v in self.weights.items()}, self.base_fingerprint)
+
+    def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write it as safetensors, with the base's fingerprint in the metadata beside what is given."""
+        described = {**(metadata or {}), _BASE_FINGERPRINT: self.base_fingerprint}
+        save_file({k: v.detach().cpu().contiguous() for k, v in self.weights.items()}, path, described)
+
+    @staticmethod
+    def load(path: Path, base_fingerprint: str | None = None) -> TaskVector:
+        """Read what `save` wrote. base_fingerprint: of the base that it is meant for.
+
+        Raises TaskVectorError where the file holds no task vector, or one of another base.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = (file.metadata() or {}).get(_BASE_FINGERPRINT)
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        except (SafetensorError, OSError) as error:
+            raise TaskVectorError(f"{path} cannot be read ({error}): make the vector again") from error
+        if found is None:
+            raise TaskVectorError(f"{path} does not name its base: give a file that TaskVector.save wrote")
+        if base_fingerprint not in (None, found):
+            raise TaskVectorError(f"{path} belongs to the base {found[:12]}, not to {base_fingerprint[:12]}: use the base it was made from")
+        return TaskVector(weights, found)
+
+    def check_same_base(self, other: TaskVector) -> None:
+        """Raise TaskVectorError unless both are of one base and one architecture."""
+        if self.base_fingerprint != other.base_fingerprint:
+            raise TaskVectorError("the task vectors come from different base models: fine-tune both from one")
+        check_same_weights(self.weights, other.weights)
 
     def _flat(self) -> Tensor:
         return torch.cat([v.double().flatten() for _, v in sorted(self.weights.items())])
 
-    def _check(self, other: TaskVector) -> None:
-        if self.base_fingerprint != other.base_fingerprint:
-            raise TaskVectorError("the task vectors come from different base models: fine-tune both from one")
-        _check_same(self.weights, other.weights)
+
+def gram_matrix(vectors: Sequence[TaskVector]) -> Tensor:
+    """Inner products of n task vectors, float64 [n, n] on the CPU, added up weight by weight: no vector is ever flat as a whole."""
+    gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
+    for vector in vectors[1:]:
+        vectors[0].check_same_base(vector)
+    for name in vectors[0].weights if vectors else ():
+        flat = torch.stack([v.weights[name].flatten().double() for v in vectors])
+        gram += (flat @ flat.T).cpu()
+    return gram
 
 
-def transfer(
-    base: Weights,
-    target_task: TaskVector,
-    explainability: TaskVector,
-    lambda1: float = 1.0,
-    lambda2: float = 1.0,
-) -> dict[str, Tensor]:
-    """Equation 8: base + lambda1 tau_ft(target) + lambda2 tau_star(source).
-
-    lambda2 = 0 with lambda1 = 1 gives the prediction-only target model. Raises TaskVectorError for vectors of different bases.
-    """
-    target_task._check(explainability)
-    return explainability.apply_to(target_task.apply_to(base, lambda1), lambda2)
+def cosine_matrix(vectors: Sequence[TaskVector]) -> Tensor:
+    """Cosine similarities of n task vectors, float64 [n, n]; nan where one of them is zero."""
+    gram = gram_matrix(vectors)
+    norm = gram.diagonal().sqrt()
+    return gram / (norm[:, None] * norm[None, :])
 
 
-def _check_same(a: Weights, b: Weights) -> None:
+def check_same_weights(a: Weights, b: Weights) -> None:
+    """Raise TaskVectorError unless names and shapes agree."""
     if a.keys() != b.keys():
         names = sorted(a.keys() ^ b.keys())
         raise TaskVectorError(f"the weights belong to different architectures: {len(names)} names differ, e.g. {names[0]}")

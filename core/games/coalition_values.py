@@ -11,14 +11,15 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.model import Block, ImageTower, SelfExplainingClassifier
+from core.model import SelfExplainingClassifier
+from core.tower import Block, ImageTower, block_output, embed
 
 Value = Literal["logit", "log_odds", "probability"]
 Fill = Literal["mean", "drop"]
@@ -166,35 +167,3 @@ def _cast(visual: ImageTower, dtype: torch.dtype) -> ImageTower:
     if next(visual.parameters()).dtype == dtype:
         return visual
     return copy.deepcopy(visual).to(dtype)
-
-
-def embed(tower: ImageTower, inputs: Tensor) -> Tensor:
-    """Tokens before the first block, after the normalisation before it. [N, 3, S, S] -> [N, T, D]"""
-    return tower._embeds(inputs)
-
-
-def block_output(block: Block, tokens: Tensor, qkv: Tensor | None = None, cls_only: bool = False) -> Tensor:
-    """One residual attention block; with cls_only the CLS row alone comes out. tokens [B, T, D], qkv [B, T, 3 D] if known already."""
-    attention = block.attn
-    width = tokens.shape[-1]
-    if qkv is not None:
-        query, key, value = qkv.chunk(3, dim=-1)
-    elif cls_only:
-        normed = block.ln_1(tokens)
-        query = F.linear(normed[:, :1], attention.in_proj_weight[:width], attention.in_proj_bias[:width])
-        key, value = F.linear(normed, attention.in_proj_weight[width:], attention.in_proj_bias[width:]).chunk(2, dim=-1)
-    else:
-        query, key, value = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
-    if cls_only:
-        tokens, query = tokens[:, :1], query[:, :1]
-    split: Callable[[Tensor], Tensor] = lambda x: x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # noqa: E731
-    mixed = _attend(split(query), split(key), split(value)).transpose(1, 2).flatten(2)
-    tokens = tokens + block.ls_1(attention.out_proj(mixed))
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention [B, H, Q, D]. In low precision on a CPU, for sequences this short, three plain operations are faster than the fused one."""
-    if query.is_cuda or query.dtype == torch.float32:
-        return F.scaled_dot_product_attention(query, key, value)
-    return ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).softmax(dim=-1) @ value

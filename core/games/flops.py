@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.games.coalition_values import Fill
-from core.model import ImageTower
+from core.tower import ImageTower
 
 
 def flops_per_evaluation(visual: ImageTower, fill: Fill = "mean") -> float:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.games.coalition_values import CoalitionEvaluator, block_output, embed
+from core.games.coalition_values import CoalitionEvaluator
+from core.tower import block_output, embed
 
 NUM_STATES = 4
 MAX_WIDTH = 128

@@ -1,0 +1,116 @@
+"""The forward pass of an open_clip image tower, piece by piece: for training, for evaluation and for games on its patches.
+
+The mathematics is open_clip's own (a test holds both together); what differs is the time. Tensors stay [N, T, D] in memory throughout,
+where `nn.MultiheadAttention` leaves transposed ones on which every later operation is slow, and the last block can be computed for the
+CLS row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ImageTower = Any
+"""An open_clip VisionTransformer."""
+Block = Any
+"""One of its residual attention blocks."""
+
+
+def tokens(tower: ImageTower, inputs: Tensor) -> Tensor:
+    """All tokens after the last normalisation, CLS first. inputs: normalised [N, 3, S, S] -> [N, T, D]"""
+    states = embed(tower, inputs)
+    for block in tower.transformer.resblocks:
+        states = block_output(block, states)
+    return tower.ln_post(states)
+
+
+def cls_token(tower: ImageTower, inputs: Tensor) -> Tensor:
+    """The CLS token of `tokens` alone, for less. inputs: normalised [N, 3, S, S] -> [N, D]"""
+    states = embed(tower, inputs)
+    blocks = list(tower.transformer.resblocks)
+    for block in blocks:
+        states = block_output(block, states, cls_only=block is blocks[-1])
+    return tower.ln_post(states[:, 0])
+
+
+def embed(tower: ImageTower, inputs: Tensor) -> Tensor:
+    """Tokens before the first block, after the normalisation before it. [N, 3, S, S] -> [N, T, D]"""
+    return tower._embeds(inputs)
+
+
+def block_output(block: Block, tokens: Tensor, qkv: Tensor | None = None, cls_only: bool = False) -> Tensor:
+    """One residual attention block; with cls_only the CLS row alone comes out. tokens [B, T, D], qkv [B, T, 3 D] if known already."""
+    attention = block.attn
+    width = tokens.shape[-1]
+    if qkv is not None:
+        query, key, value = qkv.chunk(3, dim=-1)
+    elif cls_only:
+        normed = block.ln_1(tokens)
+        query = linear(normed[:, :1], attention.in_proj_weight[:width], attention.in_proj_bias[:width])
+        key, value = linear(normed, attention.in_proj_weight[width:], attention.in_proj_bias[width:]).chunk(2, dim=-1)
+    else:
+        query, key, value = linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+    if cls_only:
+        tokens, query = tokens[:, :1], query[:, :1]
+    split: Callable[[Tensor], Tensor] = lambda x: x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # noqa: E731
+    mixed = _attend(split(query), split(key), split(value)).transpose(1, 2).flatten(2)
+    tokens = tokens + block.ls_1(linear(mixed, attention.out_proj.weight, attention.out_proj.bias))
+    return tokens + block.ls_2(_mlp(block.mlp, block.ln_2(tokens)))
+
+
+def _mlp(mlp: Any, tokens: Tensor) -> Tensor:
+    hidden = mlp.gelu(linear(tokens, mlp.c_fc.weight, mlp.c_fc.bias))
+    return linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention [B, H, Q, D]. In low precision on a CPU, for sequences this short, three plain operations are faster than the fused one."""
+    if query.is_cuda or query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value)
+    return ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).softmax(dim=-1) @ value
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """inputs @ weight.T + bias. inputs [..., D], weight [E, D], bias [E] -> [..., E]
+
+    In float32 on a CPU the product is oneDNN's: torch's own choice there, MKL, does not use AVX-512 on every processor that has it, and is
+    then half as fast. Both compute in float32, in another order.
+    """
+    is_float32 = inputs.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
+    if not (_HAS_ONEDNN and is_float32 and inputs.device.type == "cpu"):
+        return F.linear(inputs, weight, bias)
+    rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    out: Tensor = _OneDnnLinear.apply(rows, weight, bias) if torch.is_grad_enabled() else _product(rows, weight, bias)
+    return out.view(*inputs.shape[:-1], -1)
+
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a @ b.T + bias by oneDNN. a [R, D], b [E, D] -> [R, E]"""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return out
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    """rows @ weight.T + bias with oneDNN's product in both directions; the operation itself has no derivative in torch."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return _product(rows, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        gradient = gradients[0].contiguous()
+        rows, weight = ctx.saved_tensors
+        return (
+            _product(gradient, weight.t()) if ctx.needs_input_grad[0] else None,
+            _product(gradient.t(), rows.t()) if ctx.needs_input_grad[1] else None,
+            gradient.sum(0) if ctx.needs_input_grad[2] else None,
+        )
