@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
+import pkgutil
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from core.data.domains import DomainError
 from core.model import BaseModelError
-from sweep.commands import all_pairs, label
+from sweep import commands
 from sweep.experiment.config import ConfigError
 from sweep.record.tracker import TrackingError
 from sweep.stages.pictures import CorruptPicturesError
@@ -29,7 +32,12 @@ first steps:
   python -m sweep.run COMMAND --help                 every option of a command
 """
 
-COMMANDS = {"all_pairs": all_pairs, "label": label}
+
+def find_commands() -> dict[str, ModuleType]:
+    """The commands by name: modules of `sweep.commands` with an `add_parser` (its options) and a `run`."""
+    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    modules = {name: importlib.import_module(f"sweep.commands.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "add_parser")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        COMMANDS[options.command].run(options)
+        find_commands()[options.command].run(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except USER_ERRORS as error:
@@ -55,9 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=FIRST_STEPS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS.values():
-        command.add_parser(commands)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in find_commands().values():
+        command.add_parser(subparsers)
     return parser
 
 
