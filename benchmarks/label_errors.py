@@ -21,8 +21,9 @@ from core.shapley.calibration import CalibratedSolver, Games, calibrate, is_held
 from core.shapley.estimators import ESTIMATORS, make_design
 from core.shapley.kernel_shap import sample_coalitions
 from core.shapley.residual_posterior import ResidualSolver, draw_coalitions
-from core.shapley.surrogate import EvaluatedPictures, Surrogate, fit_surrogate
-from sweep.stages.surrogate_job import NUM_REFERENCES
+from core.shapley.surrogate import NUM_REFERENCES
+from core.shapley.surrogate_fit import EvaluatedPictures, fit_surrogate
+from core.shapley.surrogate_net import Surrogate
 
 REFERENCE_BUDGET = 512
 LABELLED = 5000
@@ -148,8 +149,8 @@ def errors(
         prior, report = calibrate(references, designs)
         calibration_seconds = reference_seconds + time.perf_counter() - began
         for estimator in ESTIMATORS:
-            if estimator == "surrogate" or budget < {"permutation": 4 * (players - 1), "calibrated": 2}.get(estimator, 2 * (players + 2)):
-                continue
+            if estimator in ("surrogate", "shap") or budget < ESTIMATORS[estimator].smallest_budget(players):
+                continue  # these two have rows of their own below
             estimates = []
             before = engine.seconds
             began = time.perf_counter()

@@ -40,7 +40,7 @@ from core.games.attribution_labels import fast_precision
 from core.games.coalition_values import CoalitionEvaluator
 from core.games.flops import flops_per_evaluation
 from core.model import Base, load_base
-from core.shapley.estimators import LEARNED
+from core.shapley.estimators import ESTIMATORS
 from core.shapley.kernel_shap import sample_coalitions
 from sweep.experiment.cost import GPUS
 
@@ -153,7 +153,8 @@ def markdown(results: dict[str, Any]) -> str:
             lines.append(f"| {estimator} | " + " | ".join(cells.get(b, "") for b in budgets) + " |")
         lines.append("")
         for estimator, row in sorted(found["at_equal_error"].items()):
-            counted = f", learning counted in over {LABELLED} pictures" if estimator in LEARNED else ""
+            learns = estimator in ESTIMATORS and ESTIMATORS[estimator].learning is not None
+            counted = f", learning counted in over {LABELLED} pictures" if learns else ""
             faster = f"{row['times_faster']:.1f}x faster{counted}"
             lines.append(f"- {estimator} with {row['budget']} evaluations: no larger error than shap with 500, {faster}")
         lines.append("")

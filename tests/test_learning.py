@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -193,14 +194,15 @@ def test_references_of_two_roles_are_independent_of_each_other_and_of_every_pool
     """Else an error common to what was learned for train and for test could pass from one to the other."""
     rows = []
     for role in ("train", "test"):
-        learning = LabelSettings(budget=200, estimator=name).learning(49, role, 512)
-        requests = learning.requests(2000)[:3]
-        rows.append({row.tobytes() for request in requests for row in learning._reference(request).coalitions if 8 < row.sum() < 41})
-        rows.append({row.tobytes() for m in range(4) for row in learning.pool.coalitions(m) if 8 < row.sum() < 41})
-        plain = CoalitionPool(ESTIMATORS["size_adjusted"], 49, 512, 4, role)
-        rows.append({row.tobytes() for m in range(4) for row in plain.coalitions(m) if 8 < row.sum() < 41})
-    assert all(len(some) > 100 for some in rows)  # of sizes at which two draws do not meet by chance
-    assert sum(len(some) for some in rows) == len(set.union(*rows))
+        learning = LabelSettings(budget=512, estimator=name).learning(49, role, 512)
+        references = [learning._reference(request).coalitions for request in learning.requests(2000)[:3]]
+        same_drawing = CoalitionPool(learning.reference_estimator, 49, 512, 3, role)  # as if the references took the labels' role
+        for matrices in (references, [learning.pool.coalitions(m) for m in range(3)], [same_drawing.coalitions(m) for m in range(3)]):
+            rows.append({row.tobytes() for matrix in matrices for row in matrix if 8 < row.sum() < 41})  # none meet by chance
+    assert all(len(some) > 300 for some in rows)
+    for one, other in combinations(range(len(rows)), 2):
+        is_one_role_drawn_twice = one + 1 == other and one % 3 == 1
+        assert is_one_role_drawn_twice or not rows[one] & rows[other]
 
 
 def test_a_labeller_that_has_learned_nothing_evaluates_and_does_not_label(sign_classifier, signs):
