@@ -1,4 +1,4 @@
-"""The estimators of Shapley values by name. What each declares is in `estimator`; adding one is a module and a line here.
+"""The estimators of Shapley values by name. What each declares is in `estimator`; adding one is a module that holds it.
 
 kernel_shap: constrained regression over paired coalitions, the paper's. leverage: the same regression, coalitions drawn by leverage.
 permutation: antithetic permutations, unbiased. size_adjusted: kernel_shap with the effect of a coalition's size taken out: the same
@@ -9,17 +9,22 @@ shap: `shap.KernelExplainer` itself, for comparison.
 
 from __future__ import annotations
 
-from core.shapley.calibration import CALIBRATED
-from core.shapley.estimator import Design, Estimator, Learned, Seed
-from core.shapley.kernel_shap import KERNEL_SHAP, LEVERAGE
-from core.shapley.permutation import PERMUTATION
-from core.shapley.shap_library import SHAP
-from core.shapley.size_adjustment import SIZE_ADJUSTED
-from core.shapley.surrogate import SURROGATE
+import importlib
+import pkgutil
 
-ESTIMATORS: dict[str, Estimator] = {
-    estimator.name: estimator for estimator in (KERNEL_SHAP, LEVERAGE, PERMUTATION, SIZE_ADJUSTED, CALIBRATED, SURROGATE, SHAP)
-}
+from core import shapley
+from core.shapley.estimator import Design, Estimator, Learned, Seed
+
+
+def _declared() -> dict[str, Estimator]:
+    """The estimators that the modules of this package hold, by name."""
+    names = [module.name for module in pkgutil.iter_modules(shapley.__path__) if f"{shapley.__name__}.{module.name}" != __name__]
+    modules = [importlib.import_module(f"{shapley.__name__}.{name}") for name in names]
+    found = {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Estimator)}
+    return dict(sorted(found.items()))
+
+
+ESTIMATORS: dict[str, Estimator] = _declared()
 
 
 def find_estimator(name: str) -> Estimator:
