@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,19 +61,24 @@ def connected(
     local = is_local(address)
     workers = num_workers or (cores if local and device == "cpu" else None)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if local:
+        # Processes that have imported what stages need are kept between waves: to start another costs seconds.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(3_600_000))
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "4")
     try:
         if local:
-            ray.init(
-                num_cpus=max(cores, workers or 1) + SPARE_CPUS,
-                include_dashboard=False,
-                _temp_dir=os.environ.get("RAY_TMPDIR"),
-                runtime_env={"env_vars": _thread_limits(threads_per_worker or max(1, cores // (workers or 1)))}
-                if device == "cpu"
-                else None,
-                **quiet,
-            )
+            environment = _thread_limits(threads_per_worker or max(1, cores // (workers or 1)))
+            with _without_native_messages():
+                ray.init(
+                    num_cpus=max(cores, workers or 1) + SPARE_CPUS,
+                    include_dashboard=False,
+                    _temp_dir=os.environ.get("RAY_TMPDIR"),
+                    runtime_env={"env_vars": environment} if device == "cpu" else None,
+                    **quiet,
+                )
         else:
-            ray.init(address=address, **quiet)
+            with _without_native_messages():
+                ray.init(address=address, **quiet)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"no Ray cluster answers at {address!r} ({error}): check --address, or leave it out to start Ray here") from error
     try:
@@ -80,6 +86,20 @@ def connected(
         yield replace(found, threads=threads_per_worker) if threads_per_worker else found
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """Ray's C++ side says on the terminal how it was told to be silent. What goes wrong comes as an exception all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

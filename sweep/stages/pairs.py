@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from core.merging import Merger
 
+from core.merging import Merger
 from core.metrics import SCORES, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
 from core.task_vectors import cosine_matrix

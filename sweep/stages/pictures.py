@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from core.data.picture_shards import PICTURES_PER_SHARD, PictureShards, write_pixels
 from numpy.typing import NDArray
 
 from core.data.domains import PictureError, decode_picture
+from core.data.picture_shards import PICTURES_PER_SHARD, PictureShards, write_pixels
 from core.model import Preprocessing
 from sweep.experiment.config import DataSettings
 from sweep.stages.domains import SPLITS, DomainFacts, Split, open_domain, selected
