@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sweep.record.entities import MAX_TAG_LENGTH
 from sweep.store.credentials import text_without_credentials
 
@@ -17,6 +19,12 @@ def running_note(what: str) -> str:
 and curves), `"label"` (the labels of a split), `"pair"` (the best point of a source and a target). Progress with an estimate is on the
 terminal of the sweep. At the end `report.html`, the figures and the tables come under *Artifacts* of this run, and the best pairs here.
 If the status is `KILLED` or `FAILED`: the same command continues from what is finished."""
+
+
+def with_links(note: str, links: Sequence[str]) -> str:
+    """A note with links behind its first paragraph: the UI shows some 90 pixels of a note and hides the rest behind "Show more"."""
+    first, _, rest = note.strip().partition("\n\n")
+    return "\n\n".join([first, *(["Look at " + ", ".join(links)] if links else []), *([rest] if rest else [])])
 
 
 def fitting(note: str) -> str:

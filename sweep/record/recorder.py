@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from sweep.record.note import with_links
 from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import TrackingError
 from sweep.stages.stage import Stage
@@ -106,9 +107,10 @@ class Recorder:
         """Wait for the children, log what is the whole sweep's, and end its run as FINISHED.
 
         files: name in the run, such as `report.html` or `figures/trade_off.png`, -> local file of the same last name. tables: name ->
-        logged as NAME.parquet with the page NAME.html, from `pages` where it holds one. note: Markdown for the top of the run's page;
-        links to the files are added to it. After a failure it can be called again, also by the next run of the same command. A no-op
-        where the sweep is recorded, or being recorded by another living driver. Raises as `flush` does.
+        logged as NAME.parquet with the page NAME.html, from `pages` where it holds one. note: Markdown for the top of the run's page, of
+        which the first paragraph says what was run; links to the files are put behind it. After a failure it can be called again, also
+        by the next run of the same command. A no-op where the sweep is recorded, or being recorded by another living driver. Raises as
+        `flush` does.
         """
         sweep_run = self._sweep_run
         if not sweep_run.may_log():
@@ -121,8 +123,8 @@ class Recorder:
             directory = PurePosixPath(name).parent
             sweep_run.log_artifact(path, None if directory == PurePosixPath(".") else directory.as_posix())
         sweep_run.log_metrics(metrics)
-        links = [sweep_run.link(name) for name in [*files, *(f"{name}.html" for name in tables)]]
-        sweep_run.describe(f"{note.rstrip()}\n\n**Under *Artifacts*:** {', '.join(links)}\n" if links else note)
+        shown = [*dict.fromkeys(name.partition("/")[0] for name in files), *(f"{name}.html" for name in tables)]
+        sweep_run.describe(with_links(note, [sweep_run.link(name) for name in shown]))
         sweep_run.finish("FINISHED")
 
     def close(self) -> None:

@@ -18,12 +18,13 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from sweep.record.children import Children
 from sweep.record.entities import MAX_PARAM_LENGTH, MAX_TAG_LENGTH, as_text, metrics_of, now_ms, params_of, search
 from sweep.record.note import NOTE_TAG, fitting
 from sweep.record.table_page import table_page
-from sweep.record.tracker import Tracker, TrackingError, quiet_mlflow
+from sweep.record.tracker import TRAINING_SIDE, Tracker, TrackingError, quiet_mlflow
 from sweep.record.watchdog import Watchdog
 from sweep.stages.stage import ChildRun
 from sweep.store.artifacts import Store
@@ -93,8 +94,13 @@ class SweepRun:
                 self._client.set_tag(self.run_id, NOTE_TAG, fitting(note))
 
     def link(self, name: str) -> str:
-        """Markdown that leads to an artifact of the run in MLflow's UI."""
-        return f"[{name}](#/experiments/{self._tracker.experiment_id}/runs/{self.run_id}/artifacts/{name})"
+        """Markdown that leads to an artifact of the run, from within MLflow's UI."""
+        return f"[{name}](#/experiments/{self._tracker.experiment_id}/runs/{self.run_id}/artifacts/{quote(name)}{TRAINING_SIDE})"
+
+    @property
+    def page(self) -> str:
+        """The address of the run's page once `Tracker.review_command` runs; of a server, its own."""
+        return f"{self._tracker.ui_address}/runs/{self.run_id}{TRAINING_SIDE}"
 
     def log_metrics(self, metrics: Mapping[str, float | None]) -> None:
         if self.may_log():

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 SERVER_TIMEOUT_S = 30
 SERVER_RETRIES = 3
 
-# Of its kinds of experiment, the one that MLflow's UI opens as model training; without it the UI takes one for GenAI's.
+# MLflow's UI has a side for GenAI and one for model training. The experiment's kind is there to choose by, but the UI of 3.17 goes by
+# the address alone and by what the browser was told last; at first it opens everything as GenAI, a run under "Evaluation runs".
+TRAINING_SIDE = "?workflowType=machine_learning"
 KIND_TAG = "mlflow.experimentKind"
 KIND = "custom_model_development"
 # What the UI writes there itself when it has looked at an experiment without a kind.
 GUESSED_KINDS = ("", "no_inferred_type", "genai_development_inferred", "custom_model_development_inferred")
+
+LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens unless told otherwise
 
 
 class TrackingError(ValueError):
@@ -111,6 +115,12 @@ class Tracker:
                 f"The MLflow store {without_credentials(self.uri)} could not {action}: {type(error).__name__}: {reason}. "
                 f"{database.how_to_fix(self.uri)}"
             ) from None
+
+    @property
+    def ui_address(self) -> str:
+        """Where the UI is once `review_command` runs, and its path to this experiment."""
+        is_server = self.uri.startswith(("http://", "https://"))
+        return f"{without_credentials(self.uri).rstrip('/') if is_server else LOCAL_UI}/#/experiments/{self.experiment_id}"
 
     def review_command(self) -> str:
         """The line to type to look at the runs; for a server, its address. The UI binds to loopback, MLflow's default."""

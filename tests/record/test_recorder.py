@@ -30,7 +30,7 @@ from sweep.record.tracker import Tracker, TrackingError
 from sweep.store.artifacts import Store, StoreError
 
 
-def finish(recorder: Recorder, directory: Path, note: str = "The best of all.") -> None:
+def finish(recorder: Recorder, directory: Path, note: str = "All pairs of two domains.\n\nThe best of all.") -> None:
     """End a sweep with a report, a figure and a table."""
     (directory / "report.html").write_text("<h1>the report</h1>")
     (directory / "trade_off.png").write_bytes(b"png")
@@ -154,8 +154,13 @@ def test_the_end_logs_what_is_the_whole_sweeps(tracker: Tracker, start: Start, s
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics == {"mean_correlation": 0.25}
     note = parent.data.tags["mlflow.note.content"]
-    assert note.startswith("The best of all.\n\n")
-    assert f"[report.html](#/experiments/{tracker.experiment_id}/runs/{sweep_run.run_id}/artifacts/report.html)" in note
+    assert note.startswith("All pairs of two domains.\n\nLook at [report.html](")
+    assert note.endswith(")\n\nThe best of all.")
+    assert (
+        f"[report.html](#/experiments/{tracker.experiment_id}/runs/{sweep_run.run_id}/artifacts/report.html?workflowType=machine_learning)"
+        in note
+    )
+    assert "[figures](" in note and "[cells.html](" in note
     files = {file.path for file in tracker.client.list_artifacts(sweep_run.run_id)}
     assert files == {"report.html", "figures", "cells.parquet", "cells.html"}
     assert [file.path for file in tracker.client.list_artifacts(sweep_run.run_id, "figures")] == ["figures/trade_off.png"]

@@ -11,7 +11,9 @@ from mlflow.utils import validation
 from mlflow_runs import SWEEP_KEY, Start, children, pair, parents
 
 from sweep.record import entities
+from sweep.record.note import CUT, running_note
 from sweep.record.tracker import Tracker
+from sweep.report.result import SCORE_COLUMNS
 from sweep.store.artifacts import Store
 from sweep.store.credentials import without_credentials
 
@@ -59,6 +61,13 @@ def test_the_parent_holds_the_sweeps_params_metrics_tables_and_files(tracker: Tr
     assert [file.path for file in tracker.client.list_artifacts(parent.info.run_id, "figures")] == ["figures/figure2.png"]
 
 
+def test_every_score_is_a_metric_of_its_child(tracker: Tracker, start: Start, store: Store) -> None:
+    scores = {name: 0.01 * number for number, name in enumerate(SCORE_COLUMNS)}
+    start().log_child(pair(metrics=scores), store)
+    assert children(tracker)[0].data.metrics == scores
+    assert {"e_rmse_at_best_scale", "infidelity_at_best_scale"} <= set(scores)
+
+
 def test_metrics_without_a_value_are_left_out(tracker: Tracker, start: Start, store: Store) -> None:
     start().log_child(pair(metrics={"accuracy": 0.5, "e_rmse": math.nan, "iou_at_1": None, "infidelity": math.inf}), store)
     assert children(tracker)[0].data.metrics == {"accuracy": 0.5}
@@ -81,6 +90,38 @@ def test_overlong_params_are_shortened_and_stay_distinct(tracker: Tracker, start
     assert len(first) <= validation.MAX_PARAM_VAL_LENGTH
     assert "10001 characters" in first
     assert (entities.MAX_PARAM_LENGTH, entities.MAX_TAG_LENGTH) == (validation.MAX_PARAM_VAL_LENGTH, validation.MAX_TAG_VAL_LENGTH)
+
+
+# ---------------------------------------------------------------- what stands at its top
+
+
+def note(tracker: Tracker) -> str:
+    return str(parents(tracker)[0].data.tags["mlflow.note.content"])
+
+
+def test_a_sweep_says_what_it_is_while_it_runs_and_again_when_it_is_continued(tracker: Tracker, start: Start) -> None:
+    first = start(note=running_note("All pairs of 8 domains."))
+    assert note(tracker).startswith("All pairs of 8 domains.\n\n**Not finished yet.**")
+    first.describe("# The best pairs")
+    assert note(tracker) == "# The best pairs"
+    first.finish("KILLED")
+    start(note=running_note("All pairs of 8 domains."))
+    assert note(tracker).startswith("All pairs of 8 domains.")
+
+
+def test_a_note_longer_than_mlflow_takes_is_cut_at_a_line(tracker: Tracker, start: Start) -> None:
+    start().describe("\n".join(f"line {i}" for i in range(2000)))
+    assert note(tracker).endswith(CUT)
+    assert len(note(tracker)) <= validation.MAX_TAG_VAL_LENGTH
+    assert note(tracker).removesuffix(CUT).splitlines()[-1].startswith("line ")
+
+
+def test_a_note_holds_no_credential(tracker: Tracker, start: Start) -> None:
+    start(note="reads s3://AKIA:secret@bucket/cars").describe("wrote to s3://AKIA:secret@bucket/cars")
+    assert note(tracker) == "wrote to s3://bucket/cars"
+
+
+# ---------------------------------------------------------------- credentials
 
 
 @pytest.mark.parametrize(

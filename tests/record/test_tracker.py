@@ -50,6 +50,12 @@ def test_an_older_experiment_gets_its_kind_unless_somebody_chose_one(tracker: Tr
     assert client.get_experiment(older).tags[KIND_TAG] == then
 
 
+def test_the_page_of_a_run_is_on_the_side_of_model_training(tracker: Tracker, start: Start) -> None:
+    sweep_run = start()
+    path = f"/#/experiments/{tracker.experiment_id}/runs/{sweep_run.run_id}?workflowType=machine_learning"
+    assert sweep_run.page == f"http://127.0.0.1:5000{path}"
+
+
 def test_a_deleted_experiment_is_named_with_the_way_to_restore_it(tracker: Tracker) -> None:
     tracker.client.delete_experiment(tracker.experiment_id)
     with pytest.raises(TrackingError, match=f"mlflow experiments restore --experiment-id {tracker.experiment_id}"):
