@@ -19,6 +19,7 @@ from sweep.engines import interruption
 from sweep.engines.job import Work
 from sweep.engines.progress import Progress, duration
 from sweep.experiment.config import ConfigError, SweepConfig
+from sweep.record.note import running_note
 from sweep.record.recorder import Recorder
 from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import Tracker
@@ -120,7 +121,12 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
             key = graph.result.key
             parameters = {"suite": config.suite, "base": config.base, "num_domains": len(domains), "num_pairs": len(config.pairs)}
             sweep_run = SweepRun(
-                tracker, key, f"{command} {config.suite} {key[:8]}", {**parameters, **_flat_settings(config)}, {"suite": config.suite}
+                tracker,
+                key,
+                f"{command} {config.suite} {key[:8]}",
+                {**parameters, **_flat_settings(config)},
+                {"suite": config.suite},
+                running_note(f"Explainability vectors of suite **{config.suite}**: {_description(config)}."),
             )
             with Recorder(sweep_run, store, _RecordingProgress()) as recorder:
                 result = _compute(graph, session, recorder, say)
@@ -136,7 +142,8 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
         raise
     artifact = store.open(key)
     say("\n" + terminal_summary(result))
-    say(f"\nReport: {artifact.path('report.html')}\nReview: {tracker.review_command()}   ({duration(time.monotonic() - started)})")
+    review = f"{tracker.review_command()}   then {sweep_run.page}"
+    say(f"\nReport: {artifact.path('report.html')}\nReview: {review}\n({duration(time.monotonic() - started)})")
     return result
 
 
