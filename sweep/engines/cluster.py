@@ -125,17 +125,17 @@ def is_local(address: str | None) -> bool:
     return address in (None, "local")
 
 
-def nodes_where(condition: Callable[[], bool]) -> list[str]:
-    """Addresses of the cluster's nodes on which a condition holds; where no node has room yet, of the first that comes."""
+def nodes_where_not(condition: Callable[..., bool], *arguments: Any) -> list[str]:
+    """Addresses of the cluster's nodes on which a condition does not hold; where no node has room yet, of the first that comes."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    task = ray.remote(_with_address).options(num_cpus=0.01, max_retries=2)
-    placed = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)).remote(condition) for node in nodes
-    ]
-    return [address for address, holds in ray.get(placed or [task.remote(condition)]) if holds]
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    where: list[Any] = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes] or ["DEFAULT"]
+    task = ray.remote(_with_address)
+    tasks = [task.options(num_cpus=0.01, max_retries=2, scheduling_strategy=each) for each in where]
+    found = ray.get([each.remote(condition, arguments) for each in tasks])
+    return [address for address, holds in found if not holds]
 
 
-def _with_address(condition: Callable[[], bool]) -> tuple[str, bool]:
-    return ray.util.get_node_ip_address(), condition()
+def _with_address(condition: Callable[..., bool], arguments: tuple[Any, ...]) -> tuple[str, bool]:
+    return ray.util.get_node_ip_address(), condition(*arguments)

@@ -82,6 +82,10 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.url, *self._settings)
 
+    def __str__(self) -> str:
+        """The URL without credentials."""
+        return str(self._files)
+
     @property
     def is_local(self) -> bool:
         """Whether it is a directory: on a disk of this machine, or one that it shares."""
