@@ -225,6 +225,10 @@ def _check_class_names(directory: DataDirectory, class_names: Sequence[str]) -> 
         )
     if not all(class_name.strip() for class_name in class_names):
         raise DomainError(f"{directory}: the name of a class is empty; name every class, the prompts are made of it")
+    try:
+        "".join(class_names).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can spell one
+        raise DomainError(f"{directory}: the name of a class is no valid Unicode text; write the names again") from None
     duplicates = sorted({class_name for class_name in class_names if class_names.count(class_name) > 1})
     if duplicates:
         raise DomainError(
