@@ -152,10 +152,11 @@ def validation_indices(ids: Sequence[str], share: float = 0.1, seed: int = 0) ->
         raise ValueError(f"the validation share must lie between 0 and 1, not {share}")
     if len(ids) < 2:
         raise ValueError(f"{len(ids)} pictures cannot be split into train and validation; give at least 2")
-    ranks = sorted(range(len(ids)), key=lambda index: (hashlib.sha256(f"{seed}:{ids[index]}".encode()).digest(), index))
+    hashes = np.fromiter((hashlib.sha256(f"{seed}:{id_}".encode()).digest() for id_ in ids), dtype="S32", count=len(ids))
+    ranks = np.argsort(hashes, kind="stable")
     num_validation = min(max(1, round(share * len(ids))), len(ids) - 1)
-    validation = np.sort(np.asarray(ranks[:num_validation], dtype=np.int64))
-    train = np.sort(np.asarray(ranks[num_validation:], dtype=np.int64))
+    validation = np.sort(ranks[:num_validation]).astype(np.int64)
+    train = np.sort(ranks[num_validation:]).astype(np.int64)
     return train, validation
 
 
