@@ -89,6 +89,8 @@ def test_a_killed_training_continues_to_the_same_weights(sign_classifier, data, 
     continued, resumed_history = trained(sign_classifier, data, alpha=0.5, checkpoint=checkpoint)
     assert same_weights(undisturbed, continued)
     assert resumed_history == history
+    assert [path.name for path in checkpoint.path.parent.iterdir()] == ["checkpoint"]  # kept until the weights are safe
+    checkpoint.remove()
     assert not list(checkpoint.path.parent.iterdir())
 
 

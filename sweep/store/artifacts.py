@@ -154,11 +154,6 @@ class Store:
         """The checkpoint of the training that computes an artifact; it lies in the store and does not die with a node."""
         return Checkpoint(self._files, f"checkpoints/{key}.pt", self._workplace)
 
-    @property
-    def checkpoint_directory(self) -> Path:
-        """A directory for checkpoints: in the store, or for a remote one on this machine, with which they die: use `checkpoint`."""
-        return self._workplace / "checkpoints"
-
     def scratch(self, name: str) -> str:
         """A directory or URL beside the artifacts that every node of a cluster sees, for what an engine wants to write meanwhile."""
         return f"{self.url}/scratch/{name}"
