@@ -23,12 +23,16 @@ TASKS_A_WORKER = 8
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a stage may keep busy, and what each asks of Ray. num_tasks: plain tasks at once."""
+    """How many workers a stage may keep busy, and what each asks of Ray. num_tasks: plain tasks at once.
+
+    is_one_machine: Ray was started here for this run alone.
+    """
 
     number: int
     num_gpus: float
     threads: int
     num_tasks: int
+    is_one_machine: bool
 
     @property
     def num_cpus(self) -> float:
@@ -114,10 +118,10 @@ def _workers(device: Device, asked: int | None, gpus_per_worker: float, local: b
         if gpus == 0 and not (autoscaling and asked):
             raise ConfigError("this sweep asks for GPUs and the cluster has none now: give --workers N to scale up to, or --device cpu")
         number = asked or gpus
-        return Workers(number, gpus_per_worker, 1, max(number, TASKS_A_WORKER * number))
+        return Workers(number, gpus_per_worker, 1, TASKS_A_WORKER * number, local)
     cores = os.cpu_count() or 1
     number = asked or max(1, int(resources.get("CPU", 1)) - SPARE_CPUS)
-    return Workers(number, 0.0, max(1, cores // number) if local else 1, number)
+    return Workers(number, 0.0, max(1, cores // number) if local else 1, number, local)
 
 
 def is_local(address: str | None) -> bool:
