@@ -26,7 +26,7 @@ from sweep.experiment.cost import Projection, project
 from sweep.stages.base import BaseFacts, BaseModel
 from sweep.stages.dataset import LabelGraph, ModelFacts, find_model, is_artifact
 from sweep.stages.labels import LabelShard
-from sweep.stages.learned import Games, Learned
+from sweep.stages.learned import Games, Learned, check_learning
 from sweep.stages.pictures import CorruptPicturesError
 from sweep.store.artifacts import Store, artifact_key
 
@@ -89,11 +89,11 @@ class Checked:
     key: str
 
     def graph(self, base: BaseFacts, settings: LabelSettings | None = None) -> LabelGraph:
-        """The stages, once the base is known. Raises ConfigError where the model is of another base, or the pictures are too few."""
+        """The stages, once the base is known. Raises ConfigError where the model is of another base."""
         self.model.check_base(base)
         request = self.request
         location = request.data if "://" in request.data else os.path.abspath(os.path.expanduser(request.data))
-        graph = LabelGraph(
+        return LabelGraph(
             location,
             self.pictures,
             self.model,
@@ -106,8 +106,6 @@ class Checked:
             request.calibration_pictures,
             request.calibration_budget,
         )
-        _ = graph.learned  # too few pictures are found here
-        return graph
 
 
 def check(request: LabelRequest) -> Checked:
@@ -120,9 +118,12 @@ def check(request: LabelRequest) -> Checked:
     settings = replace(request.settings, precision=request.precision or fast_precision(request.device))  # type: ignore[arg-type]
     try:
         settings.check(base.num_patches)
-        learning = settings.learning(base.num_patches, pictures.split_name, request.calibration_budget)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    where, number = f"{pictures.name}/{pictures.split_name}", _limited(len(pictures.pictures), request.max_pictures)
+    learning = check_learning(
+        where, settings, base.num_patches, request.calibration_budget, number, request.calibration_pictures
+    )
     _warn_of_few_evaluations(request, settings, base.num_patches, learning)
     identity = {
         "model": [base.identity, model.class_names, model.templates, model.stored.sha256 if model.stored else None],
@@ -136,6 +137,10 @@ def check(request: LabelRequest) -> Checked:
     }
     key = artifact_key("labelled_data_set", LabelShard.version, identity, ())
     return Checked(request, pictures, model, base, settings, LabelExport(request.out), key)
+
+
+def _limited(number: int, most: int | None) -> int:
+    return number if most is None else min(number, most)
 
 
 def _warn_of_few_evaluations(request: LabelRequest, settings: LabelSettings, num_patches: int, learning: Any) -> None:
