@@ -46,7 +46,7 @@ class EnginesHere:
     @contextmanager
     def connected(self, *arguments: object) -> Iterator[Workers]:
         torch.set_num_threads(1)
-        yield Workers(1, 0.0, 1, 1)
+        yield Workers(1, 0.0, 1, 1, is_one_machine=True)
 
     def run(self, works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
         for work in works:

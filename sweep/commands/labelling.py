@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -74,6 +73,9 @@ class Prices:
     gpu: str = "H100"
     utilisation: float = 0.5
     price_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        project(0, 0, 0.0, gpu=self.gpu, utilisation=self.utilisation)  # raises ConfigError
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,6 @@ def run_label(request: LabelRequest, prices: Prices, places: Places, say: Say = 
             _label(checked, prices, session, say)
     except KeyboardInterrupt:
         say("\nStopped. Finished shards stay: the same command continues from here.")
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ConfigError(f"no space is left at {out} or in the temporary directory: free some; finished shards stay") from error
         raise
     say(f"Labels: {out}   ({duration(time.monotonic() - began)})")
 
