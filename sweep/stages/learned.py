@@ -183,10 +183,14 @@ class Learned(Stage):
         return self.lesson.learning.learned.from_bytes(content).to(device)
 
     def known(self, store: Store, pictures: PictureRange) -> dict[str, NDArray[np.float32]]:
-        """Values that the labels of these pictures need not evaluate again, by picture id: of those that it learned from."""
+        """Values that the labels of these pictures need not evaluate again, by picture id: of those that it learned from.
+
+        A shortcut and no input: games that are no longer there are evaluated again, by the labels that want them.
+        """
         if pictures.params != self.lesson.pictures.params:
             return {}  # other pictures may have the same ids
-        return self.lesson.learning.known(games.load(store) for games in self.games)
+        there = store.existing(games.key for games in self.games)
+        return self.lesson.learning.known(games.load(store) for games in self.games if games.key in there)
 
     def report(self, store: Store) -> CalibrationReport:
         return CalibrationReport(**self.artifact(store).read_json(REPORT))
