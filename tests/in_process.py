@@ -1,12 +1,18 @@
-"""A sweep's graph computed in this process, without Ray: the same stages as on a cluster."""
+"""Sweeps and labellings computed in this process, without Ray: the same stages and the same driver as on a cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
 import torch
 
 from sweep import run as command_line
 from sweep.commands import all_pairs
 from sweep.commands.sweep import check
+from sweep.engines.cluster import Workers
+from sweep.engines.job import OnDone, Work, attempt
 from sweep.engines.scheduler import missing
 from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph
@@ -29,3 +35,36 @@ def compute(store: Store, *targets) -> list:
     for work in works:
         work.publish(store)
     return works
+
+
+class EnginesHere:
+    """Stands in for the engines: a worker's part is done here. works: what was asked for, in its order."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+
+    @contextmanager
+    def connected(self, *arguments: object) -> Iterator[Workers]:
+        torch.set_num_threads(1)
+        yield Workers(1, 0.0, 1, 1, is_one_machine=True)
+
+    def run(self, works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
+        for work in works:
+            outcome = attempt(work, store)
+            if outcome.error is not None:
+                raise outcome.error
+            self.works.append(work)
+            on_done(work)
+
+
+def engines_here(monkeypatch: pytest.MonkeyPatch) -> EnginesHere:
+    """Let commands run without Ray."""
+    here = EnginesHere()
+    monkeypatch.setattr("sweep.engines.cluster.connected", here.connected)
+    monkeypatch.setattr("sweep.engines.scheduler.engine", lambda name: here.run)
+    return here
+
+
+def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where Ray would start."""
+    monkeypatch.setattr("sweep.engines.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from image_sets import write_noise
+from in_process import no_engines
 
-from core.data.domains import write_parquet_split
+from core.games.attribution_labels import LabelSettings
+from core.merging import MERGE_RULES
+from core.shapley.estimators import ESTIMATORS
 from sweep import run as command_line
+from sweep.commands import all_pairs
+from sweep.commands.label_export import LabelExport
 from sweep.experiment.config import SweepConfig
 
-PIXELS = np.random.default_rng(0).integers(0, 255, (12, 20, 16, 3), dtype=np.uint8)
-CLASS_IDS = np.arange(12) % 3
-
-
-def write_domain(directory: Path, num_classes: int = 3) -> Path:
-    directory.mkdir()
-    names = [f"class {i}" for i in range(num_classes)]
-    for split in ("train", "test"):
-        write_parquet_split(directory / f"{split}.parquet", PIXELS, CLASS_IDS % num_classes, names)
-    return directory
+THREE = ["--suite", "miniature", "--domains", "cars", "textures", "scenes"]
 
 
 @pytest.fixture
 def domains(tmp_path) -> list[Path]:
-    return [write_domain(tmp_path / name) for name in ("one", "two")]
+    return [write_noise(tmp_path / name) for name in ("one", "two")]
 
 
 def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
     """The message of a command that must be refused with exit code 2, before Ray or the store is touched."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sweep.engines.cluster.connected", lambda *a, **k: pytest.fail("computation was about to start"))
+    no_engines(monkeypatch)
     with pytest.raises(SystemExit) as caught:
         raise SystemExit(command_line.main(["all_pairs", *arguments]))
     assert caught.value.code == 2
     assert not (tmp_path / "sweep_store" / "artifacts").exists()
+    assert not (tmp_path / "mlflow.db").exists() and not (tmp_path / "mlruns").exists()
     return capsys.readouterr().err
 
 
@@ -49,6 +46,7 @@ def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
         (["--suite", "miniature", "--domains", "cars", "planes"], "no domain 'planes'"),
         (["--suite", "miniature", "--domains", "cars"], "at least two domains"),
         (["--search", "random"], "invalid choice"),
+        (["--merge", "substraction"], "invalid choice"),
         (["--alphas", "0.5,1.5"], r"alpha must lie in [0, 1], not 1.5"),
         (["--alphas", "1.0"], "explainability vector is zero"),
         (["--alphas", "half"], "no list of numbers"),
@@ -59,7 +57,11 @@ def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
         (["--num-steps", "0"], "must be positive"),
         (["--budget", "50"], "at least 102"),
         (["--estimator", "permutation", "--budget", "100"], "at least 192"),
-        (["--estimator", "calibrated"], "invalid choice"),
+        (["--estimator", "guess"], "invalid choice"),
+        (["--estimator", "calibrated", "--calibration-budget", "40"], "at least 102"),
+        (["--estimator", "calibrated", "--max-train-pictures", "40"], "cars/train: the calibrated estimator learns from at least 65"),
+        (["--estimator", "calibrated", "--calibration-pictures", "20"], "at least 65 pictures"),
+        (["--estimator", "surrogate"], "at least 480 pictures"),
         (["--test-budget", "201"], "even"),
         (["--base", "ViT-B-23:openai"], "unknown base model"),
         (["--base", "ViT-B-32"], "name the weights"),
@@ -68,10 +70,75 @@ def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
         (["--max-train-pictures", "1"], "at least 2"),
         (["--store", "nosuchprotocol://bucket"], "nosuchprotocol"),
         (["--tracking-uri", "nosuchscheme://host"], "tracking"),
+        ([*THREE, "--sources", "cars", "planes"], "there is no source 'planes': choose among the domains cars, textures, scenes, a union"),
+        ([*THREE, "--sources", "cars+planes"], "there is no source 'planes'"),
+        ([*THREE, "--sources", "cars+"], "there is no source ''"),
+        ([*THREE, "--sources", "cars+cars"], "names a domain twice"),
+        ([*THREE, "--sources", "others", "others"], "the source 'others' is named twice"),
+        ([*THREE, "--targets", "planes"], "there is no target 'planes': choose among the domains cars, textures, scenes"),
+        ([*THREE, "--targets", "others"], "there is no target 'others'"),
+        ([*THREE, "--targets", "cars", "cars"], "the target 'cars' is named twice"),
+        ([*THREE, "--sources", "cars", "cars+textures", "--targets", "cars"], "no source differs from every target"),
+        ([*THREE, "--labels", "planes=labels"], "names no domain: write DOMAIN=LOCATION with one of cars, textures, scenes"),
+        ([*THREE, "--labels", "labels"], "write DOMAIN=LOCATION"),
+        ([*THREE, "--labels", "cars=a", "cars=b"], "names cars twice"),
+        ([*THREE, "--labels", "cars=/does/not/exist"], "holds no labels.json: give a directory that `python -m sweep.run label` wrote"),
+        ([*THREE, "--labels", "cars=nosuchprotocol://bucket"], "--labels"),
     ],
 )
 def test_bad_options_are_refused_with_the_fix(arguments, message, capsys, monkeypatch, tmp_path):
     assert message in refused(capsys, monkeypatch, tmp_path, *arguments)
+
+
+def exported(directory: Path, *, num_files: int = 2, role: str = "train", **game: object) -> Path:
+    """What the label command writes before its first shard, and empty files in the places of `num_files` of 2 shards."""
+    out = LabelExport(str(directory))
+    settings = {**LabelSettings().__dict__, **game}
+    model = {"name": "a model", "fingerprint": "1" * 64, "base": "0" * 64}
+    out.begin({"key": "k", "settings": settings, "role": role, "shards": 2, "model": model})
+    for n in range(num_files):
+        out.files.write(f"data/labels-{n:05d}-of-00002.parquet", b"")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"role": "test"}, "are of the split 'test', and share coalitions with the sweep's own test labels: give labels of the train split"),
+        ({"role": "validation"}, "of the split 'validation'"),
+        ({"fill": "drop"}, "explain another game (fill drop, the sweep's mean): label with the same fill"),
+        ({"value": "log_odds"}, "explain another game (value log_odds, the sweep's logit)"),
+        ({"label_scale": 1.0}, "explain another game (label_scale 1.0, the sweep's 3.5)"),
+        ({"num_files": 1}, "has 1 of 2 shards: finish it with the same label command"),
+    ],
+)
+def test_labels_that_do_not_suit_a_sweep_are_refused(what, message, capsys, monkeypatch, tmp_path):
+    labels = exported(tmp_path / "labels", **what)
+    assert message in refused(capsys, monkeypatch, tmp_path, *THREE, "--labels", f"cars={labels}")
+
+
+def test_labels_of_a_changed_game_suit_a_sweep_that_plays_it(monkeypatch, tmp_path, capsys):
+    """The check is of the two games against each other, not of a default."""
+    labels = exported(tmp_path / "labels", fill="drop")
+    no_engines(monkeypatch)
+    assert command_line.main(["all_pairs", *THREE, "--labels", f"cars={labels}", "--fill", "drop", "--dry-run"]) == 0
+    assert "3 domains" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"null", b"{}", b'{"shards": 2, "settings": {}}', b"\xff\xfe"])
+def test_a_damaged_description_of_labels_is_refused(content, capsys, monkeypatch, tmp_path):
+    labels = exported(tmp_path / "labels")
+    (labels / "labels.json").write_bytes(content)
+    assert "is damaged" in refused(capsys, monkeypatch, tmp_path, *THREE, "--labels", f"cars={labels}")
+
+
+@pytest.mark.parametrize("missing", ["role", "key", "model", "shards"])
+def test_a_description_of_labels_without_what_a_sweep_must_know_is_refused(missing, capsys, monkeypatch, tmp_path):
+    labels = exported(tmp_path / "labels")
+    settings = json.loads((labels / "labels.json").read_text())
+    del settings[missing]
+    (labels / "labels.json").write_text(json.dumps(settings))
+    assert "is damaged" in refused(capsys, monkeypatch, tmp_path, *THREE, "--labels", f"cars={labels}")
 
 
 def test_a_store_that_is_a_file_is_refused(capsys, monkeypatch, tmp_path):
@@ -95,43 +162,18 @@ def test_parquet_that_is_no_image_data_set_is_refused(capsys, monkeypatch, tmp_p
     at = good.column_names.index("label")
     assert "label" in replaced(good.set_column(at, "label", pa.array([7] * len(good), good.schema.field("label").type)))
     assert "class 2" in replaced(good.filter(pa.compute.not_equal(good["label"], 2)))
-    assert "empty" in replaced(good.slice(0, 0)) or "no picture" in capsys.readouterr().err
+    assert "empty" in replaced(good.slice(0, 0))
     (domains[1] / "train.parquet").write_bytes(b"no parquet")
     assert "train.parquet" in refused(capsys, monkeypatch, tmp_path, "--domains", *map(str, domains))
 
 
 def test_two_domains_of_one_name_are_refused(capsys, monkeypatch, tmp_path, domains):
-    (tmp_path / "other").mkdir()
-    twin = write_domain(tmp_path / "other" / "one")
+    twin = write_noise(tmp_path / "other" / "one")
     assert "two domains are called 'one'" in refused(capsys, monkeypatch, tmp_path, "--domains", str(domains[0]), str(twin))
 
 
-def test_too_many_corrupt_pictures_fail_and_few_are_skipped_and_named(tmp_path, monkeypatch):
-    """Through the pictures stage itself; the command's end-to-end way is in test_real_pictures.py."""
-    from sweep.commands.all_pairs import make_plan
-    from sweep.stages import computations as stages
-    from sweep.store.artifacts import Store
-
-    directory = write_domain(tmp_path / "one")
-    write_domain(tmp_path / "two")
-    table = pq.read_table(directory / "train.parquet")
-    images = table["image"].to_pylist()
-    images[5] = {"bytes": b"\x89PNG broken", "path": None}
-    column = pa.array(images, table.schema.field("image").type)
-    pq.write_table(table.set_column(table.column_names.index("image"), "image", column), directory / "train.parquet")
-    locations = ["--domains", str(directory), str(tmp_path / "two")]
-    store = Store(str(tmp_path / "store"))
-    with pytest.raises(stages.CorruptPicturesError, match="1 of .* pictures of one cannot be read"):
-        stages.compute_pictures(make_plan(config(*locations)), store, "one")
-    plan = make_plan(config(*locations, "--max-corrupt-share", "0.1"))
-    (skipped,) = stages.compute_pictures(plan, store, "one").manifest["meta"]["skipped"]
-    assert "5" in skipped["id"] and skipped["reason"]
-    total = sum(stages.count_pictures(plan, store, "one").values())
-    assert total == 23
-
-
 def config(*arguments: str) -> SweepConfig:
-    return command_line.config_from(command_line._parser().parse_args(["all_pairs", *arguments]))
+    return all_pairs.config_from(command_line.make_parser().parse_args(["all_pairs", *arguments]))
 
 
 def test_options_change_the_suite_and_nothing_else():
@@ -143,9 +185,25 @@ def test_options_change_the_suite_and_nothing_else():
     assert changed.labels.train.budget == 128 and changed.labels.test.budget == plain.labels.test.budget
     assert {changed.recipe.seed, changed.data.seed, changed.labels.train.seed, changed.search.seed} == {7}
     assert changed.recipe.learning_rate == plain.recipe.learning_rate
+    assert changed.search.merge == MERGE_RULES["addition"] == config("--merge", "addition").search.merge
 
 
-def test_the_paper_suite_is_the_papers(monkeypatch):
+def test_sources_targets_and_labels_reach_the_configuration():
+    chosen = config(*THREE, "--sources", "cars+textures", "others", "--targets", "scenes", "--labels", "cars=somewhere")
+    assert [pair.names for pair in chosen.pairs] == [("cars+textures", "scenes"), ("others", "scenes")]
+    assert [domain.labels for domain in chosen.domains] == ["somewhere", None, None]
+    one = config(*THREE, "--sources", "cars", "--targets", "textures")
+    assert [domain.name for domain in one.used_domains] == ["cars", "textures"]
+
+
+def test_an_estimator_that_learns_reaches_every_split():
+    changed = config("--estimator", "calibrated", "--calibration-budget", "200", "--calibration-pictures", "100")
+    labels = changed.labels
+    assert {labels.train.estimator, labels.validation.estimator, labels.test.estimator} == {"calibrated"}
+    assert (labels.learning_budget, labels.learning_pictures) == (200, 100)
+
+
+def test_the_paper_suite_is_the_papers():
     paper = config("--suite", "paper")
     assert paper.base == "ViT-B-32:datacomp_xl_s13b_b90k" and paper.device == "cuda"
     assert len(paper.pairs) == 56 and paper.search.method == "grid"
@@ -160,10 +218,44 @@ def test_own_domains_may_be_named(tmp_path):
     assert [d.name for d in named.domains] == ["digits", "cars", "mnist"]
 
 
-def test_help_names_every_option(capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(["all_pairs", "--help"])
-    text = capsys.readouterr().out
-    for option in ("--suite", "--domains", "--search", "--alphas", "--lambdas", "--num-trials", "--address", "--store", "--tracking-uri"):
+def help_of(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        command_line.main([*arguments, "--help"])
+    assert caught.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_says_what_to_type_first(capsys):
+    text = help_of(capsys)
+    assert "first steps: python -m sweep.run all_pairs the embedded miniature suite: minutes on a laptop, nothing to prepare" in text
+    for line in ("all_pairs --domains A B", "label --data A --model miniature --out labels/", "mlflow ui", "COMMAND --help"):
+        assert line in text
+    for command in command_line.find_commands().values():
+        assert command.__name__.rpartition(".")[2] in text
+
+
+def test_what_help_says_to_type_is_accepted(domains, monkeypatch, tmp_path):
+    """Each line of the first steps, with the directories of this test for A and B: parsed, and found fit by a dry run."""
+    no_engines(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    lines = [line.split("  ")[0].split() for line in command_line.FIRST_STEPS.replace("  python", "python").splitlines()]
+    typed = [words[3:] for words in lines if words[:3] == ["python", "-m", "sweep.run"] and "COMMAND" not in words]
+    assert [words[0] for words in typed] == ["all_pairs", "all_pairs", "label"]
+    for words in typed:
+        places = {"A": str(domains[0]), "B": str(domains[1])}
+        assert command_line.main([*(places.get(word, word) for word in words), "--dry-run"]) == 0
+    assert not (tmp_path / "sweep_store").exists() and not (tmp_path / "labels").exists()
+
+
+def test_help_of_a_command_names_every_option(capsys):
+    text = help_of(capsys, "all_pairs")
+    for option in (
+        *("--suite", "--domains", "--sources", "--targets", "--labels", "--merge", "--search", "--alphas", "--lambdas", "--num-trials"),
+        *("--estimator", "--calibration-pictures", "--address", "--store", "--tracking-uri", "--dry-run"),
+    ):
         assert option in text
-    assert isinstance(command_line._parser(), argparse.ArgumentParser)
+    assert all(name in text for name in (*ESTIMATORS, *MERGE_RULES))
+    text = help_of(capsys, "label")
+    for option in ("--data", "--split", "--model", "--out", "--store", "--estimator", "--adaptive", "--price-per-hour", "--dry-run"):
+        assert option in text
+    assert "--tracking-uri" not in text

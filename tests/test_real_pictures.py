@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +10,18 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from in_process import compute
 from test_end_to_end import TINY, cells, runs, sweep
 
 from core.data.domains import read_domain
 from core.games.attribution_labels import AttributionLabels
-from sweep.commands.all_pairs import describe, make_plan
-from sweep.engines.trials import compute_pair
-from sweep.run import _parser, config_from
-from sweep.stages import computations as stages
-from sweep.stages.assembly import compute_result, load_result
+from sweep import run as command_line
+from sweep.commands import all_pairs
+from sweep.commands.sweep import check, describe_sweep
+from sweep.experiment.sources import Source
+from sweep.stages.base import BaseModel
+from sweep.stages.graph import SweepGraph
 from sweep.stages.label_files import read_labels, write_labels
-from sweep.stages.sweep_labels import SweepLabels
 from sweep.store.artifacts import Store
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -67,36 +69,30 @@ def test_the_paper_suites_way_with_a_random_vit_b_32(tmp_path):
 
     In this process: the engines are the same for any model, and starting them with a model of this size takes minutes on two cores.
     """
-    config = config_from(
-        _parser().parse_args(
-            [
-                *("all_pairs", "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"dtd={DATA / 'dtd'}", "--seed", "0"),
-                *("--base", "ViT-B-32:random", "--device", "cpu", "--num-steps", "2", "--batch-size", "1", "--alphas", "0.5"),
-                *("--max-train-pictures", "2", "--max-test-pictures", "2", "--max-test-labels", "1", "--budget", "96"),
-                *("--test-budget", "96", "--lambdas", "0,0.4,0.8", "--templates", "a photo of a {}."),
-            ]
-        )
+    options = command_line.make_parser().parse_args(
+        [
+            *("all_pairs", "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"dtd={DATA / 'dtd'}", "--seed", "0"),
+            *("--base", "ViT-B-32:random", "--device", "cpu", "--num-steps", "2", "--batch-size", "1", "--alphas", "0.5"),
+            *("--max-train-pictures", "2", "--max-test-pictures", "2", "--max-test-labels", "1", "--budget", "96"),
+            *("--test-budget", "96", "--lambdas", "0,0.4,0.8", "--templates", "a photo of a {}."),
+        ]
     )
+    config = all_pairs.config_from(options)
     few = {split: replace(getattr(config.labels, split), num_perturbations=8) for split in ("validation", "test")}
-    plan = make_plan(replace(config, labels=replace(config.labels, **few)))
-    assert "a grid of 1 alphas x 3 lambdas" in describe(plan)
-    store = Store(str(tmp_path / "store"))
-    for domain in plan.domains:
-        stages.compute_pictures(plan, store, domain)
-        stages.compute_model(plan, store, domain, 1.0)
-    job = SweepLabels(plan, store)
-    for shard in job.missing():
-        assert job.label(shard).num_evaluations > 0
-    for domain in plan.domains:
-        stages.compute_model(plan, store, domain, 0.5)
-    for pair in config.pairs:
-        compute_pair(plan, store, *pair)
-    compute_result(plan, store)
-    result = load_result(store.open(plan.result().key))
+    config = replace(config, labels=replace(config.labels, **few))
+    assert "a grid of 1 alphas x 3 lambdas" in describe_sweep("all_pairs", config)
+    store, checked = Store(str(tmp_path / "store")), check(config)
+    base = BaseModel(checked.base)
+    compute(store, base)
+    graph = SweepGraph("all_pairs", config, base.load(store), checked.domains)
+    kinds = Counter(work.kind for work in compute(store, graph.result))
+    assert (kinds["finetune"], kinds["label"], kinds["pair"], kinds["head"]) == (4, 8, 2, 2)
+    assert all(work.artifact(store).manifest["meta"]["evaluations"] > 0 for work in graph.stages if work.kind == "label")
+    result = graph.result.load(store)
     assert len(result.cells[result.cells["split"] == "validation"]) == 2 * 3
     assert result.cells["e_rmse"].notna().all()
-    vector = stages.explainability_vector(plan, store, "mnist", 0.5)
-    assert float(vector.norm()) > 0
+    vector = graph.explainability_vector(Source("mnist", ("mnist",)), 0.5).load(store)
+    assert vector.norm() > 0
 
 
 def test_label_files_open_in_other_readers(tmp_path):

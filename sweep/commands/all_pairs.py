@@ -142,6 +142,8 @@ def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tup
         name, separator, location = text.partition("=")
         if not separator or name not in {domain.name for domain in domains}:
             raise ConfigError(f"--labels {text!r} names no domain: write DOMAIN=LOCATION with one of {', '.join(d.name for d in domains)}")
+        if name in locations:
+            raise ConfigError(f"--labels names {name} twice: give one location")
         locations[name] = location
     return tuple(replace(d, labels=locations.get(d.name, d.labels)) for d in domains)
 

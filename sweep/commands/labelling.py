@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -26,7 +25,7 @@ from sweep.experiment.cost import Projection, project
 from sweep.stages.base import BaseFacts, BaseModel
 from sweep.stages.dataset import LabelGraph, ModelFacts, find_model, is_artifact
 from sweep.stages.labels import LabelShard
-from sweep.stages.learned import Games, Learned
+from sweep.stages.learned import Games, Learned, check_learning
 from sweep.stages.pictures import CorruptPicturesError
 from sweep.store.artifacts import Store, artifact_key
 
@@ -75,6 +74,9 @@ class Prices:
     utilisation: float = 0.5
     price_per_hour: float | None = None
 
+    def __post_init__(self) -> None:
+        project(0, 0, 0.0, gpu=self.gpu, utilisation=self.utilisation)  # raises ConfigError
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -89,11 +91,11 @@ class Checked:
     key: str
 
     def graph(self, base: BaseFacts, settings: LabelSettings | None = None) -> LabelGraph:
-        """The stages, once the base is known. Raises ConfigError where the model is of another base, or the pictures are too few."""
+        """The stages, once the base is known. Raises ConfigError where the model is of another base."""
         self.model.check_base(base)
         request = self.request
         location = request.data if "://" in request.data else os.path.abspath(os.path.expanduser(request.data))
-        graph = LabelGraph(
+        return LabelGraph(
             location,
             self.pictures,
             self.model,
@@ -106,8 +108,6 @@ class Checked:
             request.calibration_pictures,
             request.calibration_budget,
         )
-        _ = graph.learned  # too few pictures are found here
-        return graph
 
 
 def check(request: LabelRequest) -> Checked:
@@ -120,9 +120,12 @@ def check(request: LabelRequest) -> Checked:
     settings = replace(request.settings, precision=request.precision or fast_precision(request.device))  # type: ignore[arg-type]
     try:
         settings.check(base.num_patches)
-        learning = settings.learning(base.num_patches, pictures.split_name, request.calibration_budget)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    where, number = f"{pictures.name}/{pictures.split_name}", _limited(len(pictures.pictures), request.max_pictures)
+    learning = check_learning(
+        where, settings, base.num_patches, request.calibration_budget, number, request.calibration_pictures
+    )
     _warn_of_few_evaluations(request, settings, base.num_patches, learning)
     identity = {
         "model": [base.identity, model.class_names, model.templates, model.stored.sha256 if model.stored else None],
@@ -136,6 +139,10 @@ def check(request: LabelRequest) -> Checked:
     }
     key = artifact_key("labelled_data_set", LabelShard.version, identity, ())
     return Checked(request, pictures, model, base, settings, LabelExport(request.out), key)
+
+
+def _limited(number: int, most: int | None) -> int:
+    return number if most is None else min(number, most)
 
 
 def _warn_of_few_evaluations(request: LabelRequest, settings: LabelSettings, num_patches: int, learning: Any) -> None:
@@ -204,10 +211,6 @@ def run_label(request: LabelRequest, prices: Prices, places: Places, say: Say = 
             _label(checked, prices, session, say)
     except KeyboardInterrupt:
         say("\nStopped. Finished shards stay: the same command continues from here.")
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ConfigError(f"no space is left at {out} or in the temporary directory: free some; finished shards stay") from error
         raise
     say(f"Labels: {out}   ({duration(time.monotonic() - began)})")
 

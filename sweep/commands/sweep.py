@@ -32,6 +32,7 @@ from sweep.stages.base import BaseModel
 from sweep.stages.domains import DomainFacts, look_at
 from sweep.stages.graph import SweepGraph
 from sweep.stages.imported_labels import LabelledData
+from sweep.stages.learned import check_learning
 from sweep.stages.models import FineTuned
 from sweep.stages.pictures import Pictures
 from sweep.store.artifacts import Store
@@ -60,7 +61,12 @@ def check(config: SweepConfig) -> Checked:
         except ValueError as error:
             raise ConfigError(str(error)) from error
     imported = {d.name: LabelledData.look_at(d.labels, d.name, config.labels.train) for d in config.used_domains if d.labels}
-    return Checked(base, {domain.name: look_at(domain, config.data) for domain in config.used_domains}, imported)
+    domains = {domain.name: look_at(domain, config.data) for domain in config.used_domains}
+    learning = config.labels.learning_budget, config.labels.learning_pictures
+    for name, facts in domains.items():
+        for settings in (config.labels.train, config.labels.validation, config.labels.test):
+            check_learning(f"{name}/train", settings, base.num_patches, learning[0], facts.count("train"), learning[1])
+    return Checked(base, domains, imported)
 
 
 def describe_sweep(command: str, config: SweepConfig) -> str:

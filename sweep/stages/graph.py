@@ -139,10 +139,12 @@ class SweepGraph:
         number = self.num_labelled(domain, role)
         title, labels = f"{domain} {role}", self.config.labels
         preprocessing, num_patches = self.base.preprocessing, self.base.num_patches
+        # Estimators that learn do so from training pictures, on coalitions of the role's own: a small split teaches little.
+        teachers = StoredPictures(self.pictures(domain), "train")
         lesson = Lesson(
-            title, pictures, classifier, preprocessing, num_patches, settings, role, labels.learning_budget, batch_size
+            title, teachers, classifier, preprocessing, num_patches, settings, role, labels.learning_budget, batch_size
         )
-        learned = make_learned(lesson, number, labels.learning_pictures, labels.shard_size)
+        learned = make_learned(lesson, teachers.num_pictures, labels.learning_pictures, labels.shard_size)
         shards = tuple(
             LabelShard(title, pictures, classifier, preprocessing, settings, role, *bounds, learned, batch_size)
             for bounds in shard_ranges(number, labels.shard_size)

@@ -29,11 +29,17 @@ SAME_GAME = ("value", "label_scale", "fill")
 
 @dataclass(frozen=True)
 class LabelledData:
-    """What the label command wrote. fingerprint: of its settings and the names of its files."""
+    """What the label command wrote. fingerprint: of its settings and the names of its files; key: as its labels.json says.
+
+    model_name, model_fingerprint, model_base: of the classifier that the labels explain, and of the base that it was trained from.
+    """
 
     location: str
     fingerprint: str
-    settings: dict[str, Any]
+    key: str
+    model_name: str
+    model_fingerprint: str
+    model_base: str
 
     @staticmethod
     def look_at(location: str, domain: str, wanted: LabelSettings) -> LabelledData:
@@ -44,14 +50,15 @@ class LabelledData:
             raise ConfigError(f"--labels {domain}={files} holds no {SETTINGS}: give a directory that `python -m sweep.run label` wrote")
         try:
             settings = json.loads(content)
-            made, number = settings["settings"], int(settings["shards"])
+            number, role, key = int(settings["shards"]), str(settings["role"]), str(settings["key"])
+            made = {name: settings["settings"][name] for name in SAME_GAME}
+            model = {name: str(settings["model"][name]) for name in ("name", "fingerprint", "base")}
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{SETTINGS} of --labels {domain}={files} is damaged ({type(error).__name__}): label again") from None
         names = files.names("data")
         if len(names) < number:
             raise ConfigError(f"--labels {domain}={files} has {len(names)} of {number} shards: finish it with the same label command")
-        role = settings["role"]
-        if role in ("validation", "test"):
+        if role in ("validation", "test", "ceiling"):
             raise ConfigError(
                 f"--labels {domain}={files} are of the split {role!r}, and share coalitions with the sweep's own {role} labels: give "
                 "labels of the train split"
@@ -61,13 +68,13 @@ class LabelledData:
                 games = f"{name} {made[name]}, the sweep's {getattr(wanted, name)}"
                 raise ConfigError(f"--labels {domain}={files} explain another game ({games}): label with the same {name}")
         digest = hashlib.sha256(content + "\n".join(names).encode()).hexdigest()
-        return LabelledData(files.url, digest, settings)
+        return LabelledData(files.url, digest, key, **{f"model_{name}": value for name, value in model.items()})
 
     def check_base(self, domain: str, fingerprint: str) -> None:
         """Raises ConfigError where the labels explain models of another base."""
-        if self.settings["model"]["base"] != fingerprint:
-            made_of = self.settings["model"]["name"]
-            raise ConfigError(f"--labels {domain}={self.location} explain {made_of}, of another base than the sweep's: label with that")
+        if self.model_base != fingerprint:
+            other = f"{self.model_name}, of another base than the sweep's"
+            raise ConfigError(f"--labels {domain}={self.location} explain {other}: label with that")
 
     def shards(self) -> Iterator[tuple[list[str], AttributionLabels]]:
         """Picture ids and labels of each file."""
@@ -118,7 +125,7 @@ class ImportedLabels(LabelSet):
         labels = AttributionLabels.concatenate(parts).take(order)
         kept = np.concatenate(rows)[order]
         ids = [split.ids[row] for row in kept.tolist()]
-        write_labels(directory / LABELS, ids, split.class_ids[kept], labels, {"imported_from": self.data.settings["key"]})
+        write_labels(directory / LABELS, ids, split.class_ids[kept], labels, {"imported_from": self.data.key})
         np.save(directory / "rows.npy", kept)
         maps = labels.attributions.astype(np.float64)
         np.save(directory / "mean_map.npy", maps.mean(axis=0))
@@ -130,7 +137,7 @@ class ImportedLabels(LabelSet):
             "started": 0.0,
             "label_standard_error": error if np.isfinite(error) else None,
             "label_norm": float(np.square(maps).sum(1).mean() ** 0.5),
-            "model_fingerprint": self.data.settings["model"]["fingerprint"],
+            "model_fingerprint": self.data.model_fingerprint,
         }
 
     def load(self, store: Store) -> AttributionLabels:

@@ -86,7 +86,7 @@ class LabelShard(Stage):
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         """Label the pictures. Those that cannot be read are left out and named in the file's metadata."""
-        bench = workbench(store, self.classifier, self.settings, self.role, self.learned, self.batch_size)
+        bench = workbench(store, self.pictures, self.classifier, self.settings, self.role, self.learned, self.batch_size)
         labeller, evaluator, device = bench.labeller, bench.labeller.evaluator, self.classifier.device
         began = time.monotonic()
         before = evaluator.num_evaluations, evaluator.seconds
@@ -161,7 +161,13 @@ _last: tuple[tuple[Any, ...], Workbench] | None = None
 
 
 def workbench(
-    store: Store, classifier: Classifier, settings: LabelSettings, role: str, learned: Learned | None, batch_size: int | None
+    store: Store,
+    pictures: PictureRange,
+    classifier: Classifier,
+    settings: LabelSettings,
+    role: str,
+    learned: Learned | None,
+    batch_size: int | None,
 ) -> Workbench:
     """The process's workbench for a label set: shards come set by set, so that the last one is usually the right one."""
     global _last
@@ -170,7 +176,7 @@ def workbench(
         known: Mapping[str, Any] | None = None
         found = None
         if learned is not None:
-            found, known = learned.load(store, classifier.device), learned.known(store)
+            found, known = learned.load(store, classifier.device), learned.known(store, pictures)
         labeller = Labeller(classifier.load(store), settings, role, batch_size=batch_size or 64, learned=found, known=known)
         _last = (wanted, Workbench(labeller, batch_size))
     return _last[1]

@@ -182,9 +182,15 @@ class Learned(Stage):
         content = self.artifact(store).path(LEARNED).read_bytes()
         return self.lesson.learning.learned.from_bytes(content).to(device)
 
-    def known(self, store: Store) -> dict[str, NDArray[np.float32]]:
-        """Values of pictures that their labels need not evaluate again, by id."""
-        return self.lesson.learning.known(games.load(store) for games in self.games)
+    def known(self, store: Store, pictures: PictureRange) -> dict[str, NDArray[np.float32]]:
+        """Values that the labels of these pictures need not evaluate again, by picture id: of those that it learned from.
+
+        A shortcut and no input: games that are no longer there are evaluated again, by the labels that want them.
+        """
+        if pictures.params != self.lesson.pictures.params:
+            return {}  # other pictures may have the same ids
+        there = store.existing(games.key for games in self.games)
+        return self.lesson.learning.known(games.load(store) for games in self.games if games.key in there)
 
     def report(self, store: Store) -> CalibrationReport:
         return CalibrationReport(**self.artifact(store).read_json(REPORT))
@@ -194,8 +200,24 @@ def _say_nothing(done: int, total: int, words: str) -> None:
     pass
 
 
+def check_learning(
+    where: str, settings: LabelSettings, num_patches: int, reference_budget: int, num_available: int, num_pictures: int | None
+) -> Learning | None:
+    """The learning of the settings' estimator, if it learns. Raises ConfigError for too few pictures or evaluations, before any is made."""
+    try:
+        learning = settings.learning(num_patches, "train", reference_budget)
+        if learning is not None:
+            learning.requests(num_available, num_pictures)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return learning
+
+
 def make_learned(lesson: Lesson, num_available: int, num_pictures: int | None, request_size: int) -> Learned | None:
-    """The learning of a label set; None for an estimator that learns nothing. Raises ConfigError for too few pictures."""
+    """What a label set's estimator learns; None where it learns nothing. num_available: pictures of the lesson that it may choose from.
+
+    Raises ConfigError for too few pictures.
+    """
     learning = lesson.settings.learning(lesson.num_patches, lesson.role, lesson.reference_budget)
     if learning is None:
         return None

@@ -24,6 +24,8 @@ from sweep.store.credentials import scrubbed, without_credentials
 from sweep.store.processes import is_left_behind, unfinished_name
 
 BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk."""
 _UNFINISHED = ".unfinished"
 _PROBE_POLL_S = 0.25
 # s3fs holds ten pieces of 50 MiB, sent or received, in memory by default.
@@ -166,6 +168,9 @@ class FileTree:
         except (StoreError, FileNotFoundError, FileExistsError):
             raise
         except Exception as error:  # every filesystem has errors of its own; a client that is not installed is an ImportError
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                free = "free some and give the same command again; what is finished stays"
+                raise StoreError(f"no space is left at {self.option} {self}: {free}") from error
             reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
             fix = "check address, network, permissions and credentials"
             raise StoreError(f"{self.option} {self} cannot be reached ({reason}): {fix}") from error
