@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
 _log = logging.getLogger(__name__)
+
+_DAMAGED = (BadZipFile, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError)
+"""What reading a file with any bytes changed may raise."""
 
 
 class Checkpoint(Protocol):
@@ -41,9 +45,12 @@ class FileCheckpoint:
         if not self.path.exists():
             return None
         try:
+            with ZipFile(self.path) as archive:  # torch writes checksums, and does not look at them
+                if damaged := archive.testzip():
+                    raise BadZipFile(f"the checksum of {damaged} is wrong")
             state: Mapping[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
-        except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
-            _log.warning("the checkpoint %s is damaged (%s): the training begins anew", self.path, str(error).splitlines()[0])
+        except _DAMAGED as error:
+            _log.warning("the checkpoint %s is damaged (%s): the training begins anew", self.path, repr(error)[:200])
             return None
         return state
 

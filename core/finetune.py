@@ -74,7 +74,8 @@ def finetune(
     """Train `classifier.visual` in place by eq. 4 and return the history, some 100 points of it.
 
     alpha: weight of the classification loss, in [0, 1]; 1 is prediction-only training and needs no labels.
-    checkpoint: what a killed training continues from, with the same result as an undisturbed one; removed at the end.
+    checkpoint: what a killed training continues from, with the same result as an undisturbed one; the caller removes
+    it once the weights are safe.
     Raises ValueError for an alpha outside [0, 1], missing labels or no pictures, FloatingPointError where the loss is no number any more.
     """
     if not 0.0 <= alpha <= 1.0:
@@ -121,8 +122,6 @@ def finetune(
     classifier.eval()
     for parameter in parameters:
         parameter.requires_grad_(False)
-    if checkpoint is not None:
-        checkpoint.remove()
     return history
 
 

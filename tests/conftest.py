@@ -1,4 +1,4 @@
-"""What several test files share: the miniature base and a handful of drawn pictures with a classifier for them."""
+"""What several test files share: the miniature base, a handful of drawn pictures with a classifier for them, a bucket."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
 
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,3 +55,25 @@ def sign_classifier(base: Base) -> SelfExplainingClassifier:
     """The zero-shot classifier of traffic signs. Tests that train take a copy."""
     spec = miniature.domain_spec("traffic_signs")
     return base.classifier(base.head(spec.class_names, spec.templates)).eval()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on a local stand-in for S3."""
+    moto_server = pytest.importorskip("moto.server", reason="moto is a test dependency")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is a test dependency")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"sweeps-{uuid.uuid4().hex}"  # moto's buckets outlive its server
+    boto3.client("s3").create_bucket(Bucket=name)
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()  # an instance remembers the server of an earlier test
+    yield f"s3://{name}/prefix"
+    server.stop()

@@ -100,12 +100,6 @@ def test_core_knows_nothing_of_the_system(module):
     assert not tops & NOT_IN_CORE
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("core/shapley/")])
-def test_shapley_values_know_only_a_games_values(module):
-    own = {name for name in imports_of(module) if name.startswith("core.")}
-    assert {name for name in own if not name.startswith("core.shapley.")} == set()
-
-
 def test_the_drawings_need_neither_torch_nor_open_clip():
     """They are drawn in many processes and should start at once."""
     for module in MODULES:

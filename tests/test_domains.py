@@ -1,9 +1,15 @@
 """Domains as a whole: real pictures, names, templates, fingerprints, and the validation split."""
 
+import gc
+import hashlib
+import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core.data.domains import DomainError, decode_picture, read_domain, validation_indices, write_parquet_split
@@ -105,6 +111,41 @@ def test_validation_goes_by_the_ids_not_by_their_order() -> None:
     kept = chosen & {more[index] for index in validation_indices(more)[1]}
     # 25 of 250 are chosen now, of which about 5 are new: all but a few of the 20 remain.
     assert len(kept) >= 15
+
+
+def test_validation_has_the_lowest_hashes() -> None:
+    ids = [f"train/{number}.png" for number in range(1000)]
+    lowest = sorted(ids, key=lambda id_: hashlib.sha256(f"7:{id_}".encode()).digest())[:100]
+    assert [ids[index] for index in validation_indices(ids, seed=7)[1]] == [id_ for id_ in ids if id_ in set(lowest)]
+
+
+@pytest.mark.parametrize("layout", ["parquet", "folder"])
+def test_a_domain_holds_ids_and_class_ids_and_nothing_else_a_picture(tmp_path: Path, layout: str) -> None:
+    number = 20_000 if layout == "parquet" else 2_000
+    if layout == "parquet":
+        for split in ("train", "test"):
+            write_parquet_split(tmp_path / f"{split}.parquet", PIXELS, CLASS_IDS, NAMES)
+        schema = pq.read_schema(tmp_path / "train.parquet")
+        rows = [{"bytes": b"x", "path": f"n01440764_{row}.JPEG"} for row in range(number)]
+        pq.write_table(pa.table({"image": rows, "label": np.arange(number) % 3}, schema=schema), tmp_path / "train.parquet")
+        del rows
+    else:
+        for name in ("train/a", "train/b", "test/a"):
+            (tmp_path / name).mkdir(parents=True)
+        (tmp_path / "test/a/0.png").write_bytes(b"x")
+        for row in range(number):
+            (tmp_path / f"train/{'ab'[row % 2]}/n01440764_{row}.png").write_bytes(b"x")
+    read_domain(tmp_path)  # what is made once and kept: regular expressions, modules
+    gc.collect()
+    arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    train = read_domain(tmp_path).splits["train"]
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - arrow
+    tracemalloc.stop()
+    needed = sum(map(sys.getsizeof, train.ids)) + sys.getsizeof(train.ids) + train.class_ids.nbytes
+    # Under a byte a picture more: the smallest thing that could be kept of each is a pointer.
+    assert len(train) == number and held - needed < number
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
+from core import miniature
 from core.model import BaseModelError, Preprocessing, load_base
 
 
@@ -49,6 +50,33 @@ def test_class_names_the_base_has_never_seen_get_embeddings_of_their_own(base):
     cosine = head.T @ head
     assert (cosine - torch.eye(3)).abs().max() < 0.999
     torch.testing.assert_close(head, base.head(["zyzzyva", "quokka", "stop sign"], ["a photo of a {}"]))
+
+
+def head_class_by_class(base, class_names, templates):
+    columns = []
+    with torch.no_grad():
+        for name in class_names:
+            embeddings = base.clip.encode_text(base.tokenizer([template.format(name) for template in templates]))
+            columns.append(F.normalize(F.normalize(embeddings, dim=-1).mean(0), dim=0))
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 256])
+def test_a_head_is_that_of_one_class_after_the_other_whatever_the_batches(base, batch_size):
+    spec = miniature.domain_spec("textures")
+    head = base.head(spec.class_names, spec.templates, batch_size=batch_size)
+    # float32 products may be summed in another order for another number of rows
+    torch.testing.assert_close(head, head_class_by_class(base, spec.class_names, spec.templates), atol=1e-6, rtol=0)
+
+
+def test_a_base_without_its_text_tower_still_makes_classifiers(base, signs, sign_classifier):
+    lean = base.without_text_tower()
+    assert lean.fingerprint == base.fingerprint and lean.num_patches == 49
+    classifier = lean.classifier(sign_classifier.head).eval()
+    with torch.no_grad():
+        assert torch.equal(classifier.logits(signs.inputs), sign_classifier.logits(signs.inputs))
+    with pytest.raises(BaseModelError, match="no text tower"):
+        lean.head(["cat"], ["a photo of a {}."])
 
 
 def test_preprocessing_equals_open_clips_evaluation_transform():

@@ -1,142 +1,26 @@
-"""Artifacts: keys, whole or absent, checksums, one computation for two askers, takeover from the dead. Local disk, memory and S3."""
+"""Artifacts on a local disk: whole or absent, checksums, one computation for two askers, takeover from the dead."""
 
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import pickle
-import random
 import signal
 import sys
 import threading
 import time
-import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import pytest
+from small_artifact import KEY, PLACE, compute_twice, put
 
-from sweep.store.artifacts import Artifact, Store, StoreError, artifact_key
-
-KEY = artifact_key("stage", 1, {"a": 1}, [])
-PLACE = f"artifacts/{KEY[:2]}/{KEY}"
-
-
-def put(store: Store, key: str = KEY, text: str = "content", wait: bool = True):
-    def compute(directory: Path):
-        (directory / "sub").mkdir()
-        (directory / "sub" / "data.txt").write_text(text)
-        (directory / "facts.json").write_text(json.dumps({"n": 3}))
-        return {"count": 3}
-
-    return store.get_or_compute(key, stage="stage", params={"a": 1}, inputs=["b"], compute=compute, wait=wait)
+from sweep.store.artifacts import Store, StoreError
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(str(tmp_path / "store"))
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """A bucket on a local stand-in for S3."""
-    moto_server = pytest.importorskip("moto.server", reason="moto is a test dependency")
-    boto3 = pytest.importorskip("boto3", reason="boto3 is a test dependency")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"sweeps-{uuid.uuid4().hex}"  # moto's buckets outlive its server
-    boto3.client("s3").create_bucket(Bucket=name)
-    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()  # an instance remembers the server of an earlier test
-    yield f"s3://{name}/prefix"
-    server.stop()
-
-
-# ---------------------------------------------------------------- keys
-
-
-def test_keys_are_a_known_function_of_their_parts_and_blind_to_the_order_of_names():
-    assert artifact_key("s", 1, {"a": 1, "b": [1, 2]}, []) == artifact_key("s", 1, {"b": (1, 2), "a": 1}, [])
-    # Written down once: a change of the spelling would throw away every artifact there is.
-    assert artifact_key("finetune", 1, {"alpha": 0.5}, ["x"]) == "732b5575201f279115d579881d49a9b412343557"
-
-
-def test_every_part_changes_the_key():
-    @dataclass
-    class Settings:
-        budget: int
-
-    base = ("s", 1, {"x": 0.1, "d": Settings(5)}, ("i",))
-    keys = {
-        artifact_key(*base),
-        artifact_key("t", *base[1:]),
-        artifact_key("s", 2, *base[2:]),
-        artifact_key("s", 1, {"x": 0.1000000001, "d": Settings(5)}, ("i",)),
-        artifact_key("s", 1, {"x": 0.1, "d": Settings(6)}, ("i",)),
-        artifact_key("s", 1, {"x": 0.1, "d": None}, ("i",)),
-        artifact_key(*base[:3], ("j",)),
-        artifact_key("s", 1, {"x": 1}, ()),
-        artifact_key("s", 1, {"x": 1.0}, ()),
-        artifact_key("s", 1, {"x": True}, ()),
-    }
-    assert len(keys) == 10
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, object(), {1: 2}, b"bytes"])
-def test_parameters_without_one_spelling_are_refused(value):
-    with pytest.raises((TypeError, ValueError)):
-        artifact_key("s", 1, {"x": value}, [])
-
-
-def _random_params(rng: random.Random, depth: int = 3):
-    if depth and rng.random() < 0.6:
-        values = [_random_params(rng, depth - 1) for _ in range(rng.randint(1, 4))]
-        return values if rng.random() < 0.4 else {f"n{rng.randrange(1000)}_{i}": v for i, v in enumerate(values)}
-    return rng.choice([None, True, rng.randrange(-5, 5), rng.uniform(-1, 1), 10.0 ** rng.randint(-300, 300), rng.choice("aé\U0001f600")])
-
-
-def _shuffled(rng: random.Random, value):
-    """The same parameters, names in another order, sequences as tuples."""
-    if isinstance(value, dict):
-        return {k: _shuffled(rng, value[k]) for k in rng.sample(list(value), len(value))}
-    return tuple(_shuffled(rng, v) for v in value) if isinstance(value, list) else value
-
-
-def _with_one_leaf_changed(rng: random.Random, value):
-    if isinstance(value, dict):
-        name = rng.choice(list(value))
-        return {**value, name: _with_one_leaf_changed(rng, value[name])}
-    if isinstance(value, list):
-        place = rng.randrange(len(value))
-        return [_with_one_leaf_changed(rng, v) if i == place else v for i, v in enumerate(value)]
-    return math.nextafter(value, math.inf) if isinstance(value, float) else f"not {value}"
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_keys_depend_on_every_value_and_on_no_order_of_names(seed):
-    rng = random.Random(seed)
-    params = {"x": _random_params(rng)}
-    key = artifact_key("s", 1, params, [])
-    assert artifact_key("s", 1, _shuffled(rng, params), []) == key
-    assert artifact_key("s", 1, json.loads(json.dumps(params)), []) == key
-    assert artifact_key("s", 1, _with_one_leaf_changed(rng, params), []) != key
-
-
-def test_zero_has_one_key_whatever_its_sign():
-    assert artifact_key("s", 1, {"x": -0.0}, []) == artifact_key("s", 1, {"x": 0.0}, [])
-
-
-# ---------------------------------------------------------------- whole or absent
 
 
 def test_an_artifact_is_computed_once_and_read_back_with_its_manifest(store):
@@ -309,132 +193,33 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once_and_its_leftovers_g
     assert list((tmp_path / "store" / "leases").iterdir()) == []
 
 
-# ---------------------------------------------------------------- other filesystems
-
-
-@pytest.fixture(params=["memory", "bucket"])
-def remote(request, tmp_path) -> Store:
-    url = request.getfixturevalue("bucket") if request.param == "bucket" else f"memory://{uuid.uuid4().hex}/store"
-    return Store(url, str(tmp_path / "cache"))
-
-
-def _change(store: Store, name: str, content: bytes | None) -> None:
-    """Change or remove a file of the artifact behind the store's back."""
-    filesystem, root = fsspec.core.url_to_fs(store.url)
-    (path,) = [p for p in filesystem.find(f"{root}/{PLACE}") if p.endswith(f"/{name}")]
-    filesystem.rm_file(path) if content is None else filesystem.pipe_file(path, content)
-
-
-def test_a_remote_store_holds_whole_verified_artifacts(remote, tmp_path):
-    remote.check_writable()
-    artifact = put(remote)
-    assert artifact.path("sub/data.txt").read_text() == "content"
-    assert put(remote, text="other").path("sub/data.txt").read_text() == "content"
-    assert remote.keys("stage") == [KEY] and remote.keys("other") == []
-    remote.verify(KEY)
-    assert list((tmp_path / "cache" / "in_progress").iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [b"CONTENT", None])
-def test_what_is_damaged_remotely_is_found_out(remote, tmp_path, content):
-    put(remote)
-    _change(remote, "data.txt", content)
-    message = rf"sub/data\.txt of the artifact {remote.url}/.*/{KEY} is missing or damaged: delete this directory"
-    with pytest.raises(StoreError, match=message):
-        remote.open(KEY).path("sub/data.txt")
-    with pytest.raises(StoreError, match=message):
-        remote.verify(KEY)
-    assert [p for p in (tmp_path / "cache" / "files").rglob("*") if p.is_file()] == []
-
-
-def test_what_is_computed_again_is_not_read_from_the_old_copy(remote):
-    assert put(remote, text="old").path("sub/data.txt").read_text() == "old"
-    filesystem, root = fsspec.core.url_to_fs(remote.url)
-    filesystem.rm(f"{root}/{PLACE}", recursive=True)
-    assert put(remote, text="new").path("sub/data.txt").read_text() == "new"
-
-
-def test_a_copy_that_lost_bytes_is_made_again(remote):
-    path = put(remote).path("sub/data.txt")
-    path.write_text("con")
-    assert remote.open(KEY).path("sub/data.txt").read_text() == "content"
-
-
-def _compute_twice(store: Store) -> None:
-    """A holder that was cut off for long loses its lease to another, then publishes late; trainings are not the same to the bit."""
-    first: list[Artifact] = []
-
-    def late(directory: Path):
-        (directory / "facts.json").write_text("late")
-        filesystem, root = fsspec.core.url_to_fs(store.url)
-        filesystem.rm_file(f"{root}/leases/{KEY}")
-        first.append(put(store, text="first"))
-        return None
-
-    artifact = store.get_or_compute(KEY, stage="late", params={}, inputs=[], compute=late)
-    assert first[0].path("sub/data.txt").read_text() == "first"
-    assert artifact.manifest == first[0].manifest
-    store.verify(KEY)
-    filesystem, root = fsspec.core.url_to_fs(store.url)
-    filesystem.invalidate_cache()
-    assert len(filesystem.find(f"{root}/{PLACE}")) == 3  # two files and the manifest: nothing of the late one
-
-
 def test_of_two_that_compute_although_only_one_should_the_first_stands(store):
-    _compute_twice(store)
+    compute_twice(store)
 
 
-def test_of_two_that_compute_a_remote_artifact_the_first_stands(remote):
-    _compute_twice(remote)
+def test_of_many_artifacts_those_that_exist_are_told(store):
+    keys = [f"{number:02x}" + "a" * 38 for number in range(20)]
+    for key in keys[:3]:
+        put(store, key)
+    assert store.existing(keys) == set(keys[:3]) and store.existing([]) == set()
+    assert store.is_local
 
 
-def test_an_upload_that_was_cut_off_is_no_artifact_and_is_cleared_away(remote):
-    filesystem, root = fsspec.core.url_to_fs(remote.url)
-    filesystem.pipe_file(f"{root}/{PLACE}/{uuid.uuid4().hex}/facts.json", b"half")
-    assert not remote.exists(KEY) and remote.keys() == []
-    assert put(remote).read_json("facts.json") == {"n": 3}
-    filesystem.invalidate_cache()
-    assert len(filesystem.find(f"{root}/{PLACE}")) == 3
+def test_what_another_publishes_while_a_directory_without_a_manifest_is_cleared_away_stands(store, tmp_path, monkeypatch):
+    place = tmp_path / "store" / PLACE
+    rename, done = os.rename, []
 
+    def late_rename(source, target):
+        if Path(target) == place and not done:
+            done.append("left")
+            place.mkdir(parents=True)  # of an artifact whose manifest somebody deleted
+            (place / "facts.json").write_text("old")
+        elif Path(source) == place:  # the other one publishes between the look at the directory and its move
+            (place / "manifest.json").write_text(json.dumps({"not": "looked at"}))
+        rename(source, target)
 
-def test_what_others_publish_or_remove_in_a_bucket_is_seen_at_once(bucket, tmp_path):
-    boto3 = pytest.importorskip("boto3")
-    client, name = boto3.client("s3"), bucket.split("/")[2]
-    store = Store(bucket, str(tmp_path / "cache"))
-    put(store)
-    manifest = client.get_object(Bucket=name, Key=f"prefix/{PLACE}/manifest.json")["Body"].read()
-    assert store.keys() == [KEY]  # lists the bucket, which s3fs remembers
-    client.delete_object(Bucket=name, Key=f"prefix/{PLACE}/manifest.json")
-    assert not store.exists(KEY) and store.keys() == []
-    client.put_object(Bucket=name, Key=f"prefix/{PLACE}/manifest.json", Body=manifest)
-    assert store.exists(KEY) and store.keys() == [KEY]
-
-
-def test_a_misspelt_bucket_is_refused_and_not_created(bucket):
-    boto3 = pytest.importorskip("boto3")
-    before = boto3.client("s3").list_buckets()["Buckets"]
-    with pytest.raises(StoreError, match="bucket does not exist.*--store"):
-        Store("s3://misspelt/prefix").check_writable()
-    assert boto3.client("s3").list_buckets()["Buckets"] == before
-
-
-def test_one_computation_for_two_askers_in_a_bucket(bucket, tmp_path):
-    computed = []
-
-    def compute(directory: Path):
-        computed.append(1)
-        time.sleep(1.0)
-        (directory / "f").write_text("1")
-        return None
-
-    stores = [Store(bucket, str(tmp_path / str(i))) for i in range(2)]
-    threads = [
-        threading.Thread(target=s.get_or_compute, args=(KEY,), kwargs={"stage": "s", "params": {}, "inputs": [], "compute": compute})
-        for s in stores
-    ]
-    threads[0].start()
-    time.sleep(0.3)
-    threads[1].start()
-    for thread in threads:
-        thread.join()
-    assert computed == [1]
+    monkeypatch.setattr(os, "rename", late_rename)
+    with pytest.raises(StoreError, match=r"manifest\.json"):  # what stands is the other's
+        put(store)
+    assert json.loads((place / "manifest.json").read_text()) == {"not": "looked at"}
+    assert (place / "facts.json").read_text() == "old"

@@ -1,16 +1,22 @@
-"""Equations 1 to 3 and 6 to 8 as identities."""
+"""Equations 1 to 3 and 6 to 8 as identities, and task vectors as files."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from core.task_vectors import TaskVector, TaskVectorError, transfer
+from core.merging import MERGE_RULES
+from core.task_vectors import TaskVector, TaskVectorError, cosine_matrix, gram_matrix
 
 
 def weights(seed, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     return {"conv1.weight": scale * torch.randn(4, 3, generator=generator), "proj": scale * torch.randn(5, generator=generator)}
+
+
+def transfer(base, target_task, explainability, lambda1, lambda2):
+    return MERGE_RULES["addition"].prepare(base, target_task, explainability).weights(lambda1, lambda2)
 
 
 def moved(start, seed):
@@ -84,3 +90,34 @@ def test_vectors_that_do_not_belong_together_are_refused():
         TaskVector.between({"proj": FT_S["proj"]}, BASE, "b")
     with pytest.raises(TaskVectorError, match="shape"):
         TaskVector.between({**FT_S, "proj": torch.zeros(6)}, BASE, "b")
+
+
+def test_matrices_are_those_of_the_flat_vectors():
+    vectors = [TaskVector.between(moved(BASE, seed), BASE, "b") for seed in range(4)]
+    flat = torch.stack([torch.cat([v.weights[k].flatten().double() for k in BASE]) for v in vectors])
+    torch.testing.assert_close(gram_matrix(vectors), flat @ flat.T, atol=1e-12, rtol=1e-12)  # float64 sums in another order
+    found = cosine_matrix(vectors)
+    for i, a in enumerate(vectors):
+        for j, b in enumerate(vectors):
+            assert found[i, j].item() == pytest.approx(a.cosine_similarity(b), abs=1e-12)
+    assert cosine_matrix([vectors[0], 0.0 * vectors[0]])[0, 1].isnan()
+    with pytest.raises(TaskVectorError, match="different base models"):
+        gram_matrix([vectors[0], TaskVector(vectors[1].weights, "another")])
+
+
+def test_a_saved_vector_comes_back_with_its_base_and_other_programs_read_it(tmp_path):
+    vector = TaskVector.between(FT_S, BASE, "the base's fingerprint")
+    path = tmp_path / "vector.safetensors"
+    vector.save(path, {"domain": "signs"})
+    loaded = TaskVector.load(path, "the base's fingerprint")
+    assert loaded.base_fingerprint == vector.base_fingerprint
+    assert all(torch.equal(loaded.weights[k], v) for k, v in vector.weights.items())
+    assert load_file(path).keys() == vector.weights.keys()
+    with pytest.raises(TaskVectorError, match="belongs to the base the base's f"):
+        TaskVector.load(path, "another")
+    save_file(vector.weights, path)
+    with pytest.raises(TaskVectorError, match="does not name its base"):
+        TaskVector.load(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(TaskVectorError, match="cannot be read"):
+        TaskVector.load(path)

@@ -159,10 +159,11 @@ def validation_indices(ids: Sequence[str], share: float = 0.1, seed: int = 0) ->
         raise ValueError(f"the validation share must lie between 0 and 1, not {share}")
     if len(ids) < 2:
         raise ValueError(f"{len(ids)} pictures cannot be split into train and validation; give at least 2")
-    ranks = sorted(range(len(ids)), key=lambda index: (hashlib.sha256(f"{seed}:{ids[index]}".encode()).digest(), index))
+    hashes = np.fromiter((hashlib.sha256(f"{seed}:{id_}".encode()).digest() for id_ in ids), dtype="S32", count=len(ids))
+    ranks = np.argsort(hashes, kind="stable")
     num_validation = min(max(1, round(share * len(ids))), len(ids) - 1)
-    validation = np.sort(np.asarray(ranks[:num_validation], dtype=np.int64))
-    train = np.sort(np.asarray(ranks[num_validation:], dtype=np.int64))
+    validation = np.sort(ranks[:num_validation]).astype(np.int64)
+    train = np.sort(ranks[num_validation:]).astype(np.int64)
     return train, validation
 
 
@@ -232,6 +233,10 @@ def _check_class_names(directory: DataDirectory, class_names: Sequence[str]) -> 
         )
     if not all(class_name.strip() for class_name in class_names):
         raise DomainError(f"{directory}: the name of a class is empty; name every class, the prompts are made of it")
+    try:
+        "".join(class_names).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can spell one
+        raise DomainError(f"{directory}: the name of a class is no valid Unicode text; write the names again") from None
     duplicates = sorted({class_name for class_name in class_names if class_names.count(class_name) > 1})
     if duplicates:
         raise DomainError(

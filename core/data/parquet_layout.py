@@ -136,6 +136,8 @@ def _read_shard(directory: DataDirectory, relative: str) -> Shard:
         has_path = schema.field("image").type.get_field_index("path") >= 0
         table = parquet.read(columns=[label_column, "image.path"] if has_path else [label_column])
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        if sum(group.num_rows for group in groups) != len(table):
+            raise pa.ArrowInvalid(f"its row groups do not add up to its {len(table)} rows")
         _warn_of_large_row_groups(groups, where)
         return Shard(
             relative=relative,
@@ -166,6 +168,9 @@ def _check_schema(schema: pa.Schema, where: str) -> str:
             f"{where}: column 'image' is {image}, not struct<bytes: binary, path: string>; "
             "write it as an Image feature of the datasets library"
         )
+    path = image.field("path").type if image.get_field_index("path") >= 0 else pa.null()
+    if not (_is_text(path) or pa.types.is_null(path) or (pa.types.is_dictionary(path) and _is_text(path.value_type))):
+        raise DomainError(f"{where}: the paths in column 'image' are {path}, not strings; write them as text")
     label = schema.field(label_column).type
     if not pa.types.is_integer(label):
         raise DomainError(
@@ -173,6 +178,10 @@ def _check_schema(schema: pa.Schema, where: str) -> str:
             f"class_encode_column({label_column!r}) of the datasets library"
         )
     return label_column
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
 
 
 def _read_class_names(schema: pa.Schema, label_column: str, where: str) -> tuple[str, ...]:
@@ -227,7 +236,7 @@ def _find_outside_rows(parquet: pq.ParquetFile) -> list[int]:
     for index in range(parquet.metadata.num_row_groups):
         group = parquet.metadata.row_group(index)
         columns = (group.column(column) for column in range(group.num_columns))
-        statistics = next(column.statistics for column in columns if column.path_in_schema == "image.bytes")
+        statistics = next((column.statistics for column in columns if column.path_in_schema == "image.bytes"), None)
         num_null = statistics.null_count if statistics is not None and statistics.has_null_count else None
         if num_null == group.num_rows:
             rows.extend(range(start, start + group.num_rows))

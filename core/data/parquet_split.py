@@ -61,7 +61,14 @@ class ParquetSplit:
         group = int(np.searchsorted(self._group_starts, index, side="right")) - 1
         cell = self._row_group(group)[index - int(self._group_starts[group])]
         data = cell["bytes"].as_py()
-        return self._directory.read(cell["path"].as_py()) if data is None else data
+        if data is not None:
+            return data
+        relative = self._groups[group][0]
+        with reading_parquet(self._directory, relative, PictureError):
+            path = cell["path"].as_py() if "path" in cell else None
+        if not path:
+            raise PictureError(f"{self._directory.describe(relative)} holds neither its bytes nor a path; write it again")
+        return self._directory.read(path)
 
     def _row_group(self, group: int) -> pa.ChunkedArray:
         with self._lock:
@@ -71,6 +78,9 @@ class ParquetSplit:
             relative, group_in_shard = self._groups[group]
             with reading_parquet(self._directory, relative, PictureError):
                 table = self._open_shard(relative).read_row_group(group_in_shard, columns=["image"], use_threads=False)
+                num_rows = int(self._group_starts[group + 1] - self._group_starts[group])
+                if table.num_rows != num_rows:
+                    raise pa.ArrowInvalid(f"row group {group_in_shard} holds {table.num_rows} rows, not {num_rows}")
             images = table.column("image")
             self._cache[group] = images
             while len(self._cache) > 1 and sum(cached.nbytes for cached in self._cache.values()) > _CACHE_BYTES:
@@ -108,9 +118,11 @@ def reading_parquet(
     with directory.reading(where):
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            damage = error  # Arrow hands out names and texts as they are: only Python finds that they are not UTF-8
+        except OSError as error:
             # Arrow reports damaged pages as a bare OSError; the disk's have a number, the network's a class.
-            if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno is not None):
+            if type(error) is not OSError or error.errno is not None:
                 raise
             damage = error
     if damage is not None:

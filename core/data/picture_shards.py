@@ -7,7 +7,6 @@ set's size. Positional reads into the batch itself leave nothing behind.
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,37 +83,30 @@ class PictureShards:
 
         Raises IndexError outside 0 .. len - 1, PictureShardError for files that are no shards, cut short, or of several sizes.
         """
-        layout = self._layout
+        starts, shape = self._layout.starts, self._layout.shape
         wanted = index.numpy()
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+        out = np.empty((len(wanted), *shape), dtype=np.uint8)
+        if not len(wanted):
+            return torch.from_numpy(out)
+        if not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"pictures {wanted.min()} .. {wanted.max()} of {len(self)}")
-        out = np.empty((len(wanted), *layout.shape), dtype=np.uint8)
-        rows = out.reshape(len(wanted), -1)
-        order = np.argsort(wanted, kind="stable")
-        ascending = wanted[order]
-        # A run: neighbours in a file, one read into the places where they are wanted.
-        ends = np.flatnonzero((np.diff(ascending) != 1) | np.isin(ascending[1:], layout.starts)) + 1
-        first = 0
-        for end in [*ends.tolist(), len(order)]:
-            for start in range(first, end, _ROWS_PER_READ):
-                some = order[start : min(end, start + _ROWS_PER_READ)]
-                self._read(int(ascending[start]), [memoryview(rows[i]) for i in some.tolist()])
-            first = end
+        places = np.argsort(wanted, kind="stable")
+        ascending = wanted[places]
+        # A run is neighbours in one file: they are read at once into the places where they are wanted.
+        is_first = np.diff(ascending, prepend=-2) != 1
+        is_first |= np.isin(ascending, starts)
+        runs = [*np.flatnonzero(is_first).tolist(), len(places)]
+        numbers = (np.searchsorted(starts, ascending[runs[:-1]], side="right") - 1).tolist()
+        flat, size = out.data.cast("B"), out[0].nbytes
+        for number, run, end in zip(numbers, runs[:-1], runs[1:], strict=True):
+            for begin in range(run, end, _ROWS_PER_READ):
+                rows = [flat[i * size : (i + 1) * size] for i in places[begin : min(end, begin + _ROWS_PER_READ)].tolist()]
+                self._shard(number).read(int(ascending[begin]) - starts[number], rows)
         return torch.from_numpy(out)
 
     def range(self, start: int, stop: int) -> Tensor:
         """The pictures start .. stop - 1. -> uint8 [stop - start, 3, S, S]"""
         return self.gather(torch.arange(start, stop))
-
-    def _read(self, first: int, rows: list[memoryview]) -> None:
-        """Fill rows with the pictures from `first` on, all of one shard."""
-        if not rows:
-            return
-        number = bisect_right(self._layout.starts, first) - 1
-        shard = self._shard(number)
-        offset = shard.offset + (first - self._layout.starts[number]) * rows[0].nbytes
-        if os.preadv(shard.descriptor, rows, offset) != sum(row.nbytes for row in rows):
-            raise PictureShardError(f"{shard.path} became shorter while it was read: make its pictures again")
 
     @cached_property
     def _layout(self) -> _Layout:
@@ -160,6 +152,12 @@ class _Shard:
                 raise PictureShardError(f"{path} has {size} bytes, which is not what its header says: make its pictures again")
             self.number, self.shape = header[0], header[1:]
             self.descriptor = os.dup(file.fileno())
+
+    def read(self, first: int, rows: list[memoryview]) -> None:
+        """Fill rows with the pictures first .. first + len(rows) - 1."""
+        size = len(rows[0])
+        if os.preadv(self.descriptor, rows, self.offset + first * size) != size * len(rows):
+            raise PictureShardError(f"{self.path} became shorter while it was read: make its pictures again")
 
     def __del__(self) -> None:
         descriptor = getattr(self, "descriptor", None)  # a file that was refused never got one

@@ -36,21 +36,21 @@ class Session:
                     places.address, self._device, places.num_workers, places.gpus_per_worker, places.threads_per_worker
                 )
             )
-            if not cluster.is_local(places.address) and self.store.is_local:
+            if not cluster.is_local(places.address):
                 self._check_shared()
         return self._workers
 
     def _check_shared(self) -> None:
-        """Every node must see what the driver writes: a directory of one node's own disk would vanish with it."""
+        """Every node must see what the driver writes."""
         probe = self.store.write_probe()
         try:
-            blind = cluster.nodes_where(lambda: not self.store.sees_probe(probe))
+            blind = cluster.nodes_where_not(self.store.sees_probe, probe)
         finally:
             self.store.remove_probe(probe)
         if blind:
             raise ConfigError(
-                f"the store {self.store.url} is a directory that the cluster's node {blind[0]} does not see: give one that all nodes "
-                "share, or a bucket such as s3://BUCKET/sweep"
+                f"the store {self.store} lies where only this machine sees it: the cluster's node {blind[0]} would write to a disk of its "
+                "own, which vanishes with it. Give --store a directory that all nodes share, or a bucket such as s3://BUCKET/sweep"
             )
 
     def compute(self, works: list[Work], on_done: OnDone) -> None:

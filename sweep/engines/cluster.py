@@ -23,12 +23,16 @@ TASKS_A_WORKER = 8
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a stage may keep busy, and what each asks of Ray. num_tasks: plain tasks at once."""
+    """How many workers a stage may keep busy, and what each asks of Ray. num_tasks: plain tasks at once.
+
+    is_one_machine: Ray was started here for this run alone.
+    """
 
     number: int
     num_gpus: float
     threads: int
     num_tasks: int
+    is_one_machine: bool
 
     @property
     def num_cpus(self) -> float:
@@ -114,10 +118,10 @@ def _workers(device: Device, asked: int | None, gpus_per_worker: float, local: b
         if gpus == 0 and not (autoscaling and asked):
             raise ConfigError("this sweep asks for GPUs and the cluster has none now: give --workers N to scale up to, or --device cpu")
         number = asked or gpus
-        return Workers(number, gpus_per_worker, 1, max(number, TASKS_A_WORKER * number))
+        return Workers(number, gpus_per_worker, 1, TASKS_A_WORKER * number, local)
     cores = os.cpu_count() or 1
     number = asked or max(1, int(resources.get("CPU", 1)) - SPARE_CPUS)
-    return Workers(number, 0.0, max(1, cores // number) if local else 1, number)
+    return Workers(number, 0.0, max(1, cores // number) if local else 1, number, local)
 
 
 def is_local(address: str | None) -> bool:
@@ -125,17 +129,17 @@ def is_local(address: str | None) -> bool:
     return address in (None, "local")
 
 
-def nodes_where(condition: Callable[[], bool]) -> list[str]:
-    """Addresses of the cluster's nodes on which a condition holds; where no node has room yet, of the first that comes."""
+def nodes_where_not(condition: Callable[..., bool], *arguments: Any) -> list[str]:
+    """Addresses of the cluster's nodes on which a condition does not hold; where no node has room yet, of the first that comes."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    task = ray.remote(_with_address).options(num_cpus=0.01, max_retries=2)
-    placed = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)).remote(condition) for node in nodes
-    ]
-    return [address for address, holds in ray.get(placed or [task.remote(condition)]) if holds]
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    where: list[Any] = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes] or ["DEFAULT"]
+    task = ray.remote(_with_address)
+    tasks = [task.options(num_cpus=0.01, max_retries=2, scheduling_strategy=each) for each in where]
+    found = ray.get([each.remote(condition, arguments) for each in tasks])
+    return [address for address, holds in found if not holds]
 
 
-def _with_address(condition: Callable[[], bool]) -> tuple[str, bool]:
-    return ray.util.get_node_ip_address(), condition()
+def _with_address(condition: Callable[..., bool], arguments: tuple[Any, ...]) -> tuple[str, bool]:
+    return ray.util.get_node_ip_address(), condition(*arguments)

@@ -1,20 +1,20 @@
-"""Fine-tuning on Ray Train: several independent fits of one worker, each taking the next model that nobody trains. The only use of
-Ray Train.
+"""Fine-tuning on Ray Train: fits whose workers each take the next model that nobody trains. The only use of Ray Train.
 
-One fit over all workers would start when all are there, restart all when one is lost, and hold all until the last is done. Fits of one
-worker go on with whatever there is: a lost node costs what its model has not checkpointed, and a worker that finds nothing to do ends.
+On a cluster a fit has one worker: one fit over all of them would start when all are there, restart all when one is lost, and hold all until
+the last is done. So work goes on with whatever there is, a lost node costs what its model has not checkpointed, and a worker that
+finds nothing to do gives its GPU back. On one machine, where nodes are not lost, one fit of all workers starts quicker.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from sweep.engines import interruption
@@ -23,42 +23,69 @@ from sweep.engines.job import OnDone, Work, attempt
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
 
+_log = logging.getLogger(__name__)
+
 POLL_S = 1.0
 WAIT_S = 5.0
 """How long a worker looks again for a model to take before it ends: another may just be giving one back."""
+MAX_LOSSES = 10
+"""Fits in a row that may be lost before a model is finished: what kills them then is no accident."""
 
 
 def run_trainings(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
     """Train the models that are missing, the longest first, task-parallel over the workers.
 
     The store's leases are the queue: a worker takes a model that no live process holds, so that two sweeps on one store share the work.
-    A fit whose worker dies starts again elsewhere; its model goes on from its last checkpoint. An error of a training is raised as it was.
+    A fit whose worker dies is begun again elsewhere; its model goes on from its last checkpoint. A training's error is raised as it was.
     """
-    if not works:
-        return
-    progress = Progress("finetune", len(works), "models")
-    missing = {work.key: work for work in sorted(works, key=lambda w: -w.size)}
+    if works:
+        _Trainings(works, store, workers, on_done).run()
 
-    def count() -> None:
-        for key in store.existing(missing):
-            on_done(missing.pop(key))
-            progress.advance()
 
-    while missing:
-        fits = [_Fit(n, list(missing.values()), store, workers) for n in range(min(workers.number, len(missing)))]
-        while any(fit.is_running for fit in fits):
+class _Trainings:
+    def __init__(self, works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
+        self._store, self._workers, self._on_done = store, workers, on_done
+        self._missing = {work.key: work for work in sorted(works, key=lambda w: -w.size)}
+        self._progress = Progress("finetune", len(works), "models")
+        self._fits: list[_Fit] = []
+        self._num_losses = 0
+
+    def run(self) -> None:
+        while self._missing:
+            self._take_off_finished()
+            self._collect_fits()
+            self._start_fits()
             time.sleep(POLL_S)
             interruption.check()
-            count()
-            for fit in fits:
-                fit.raise_error()
-        for fit in fits:
-            fit.raise_error()
-        count()
-        while missing and all(store.is_claimed(key) for key in missing):  # another sweep's workers have them
-            time.sleep(POLL_S)
-            interruption.check()
-            count()
+
+    def _take_off_finished(self) -> None:
+        for key in self._store.existing(self._missing):
+            self._on_done(self._missing.pop(key))
+            self._progress.advance()
+            self._num_losses = 0
+
+    def _collect_fits(self) -> None:
+        """Take off the fits that have ended. Raises the error of a training, or of the engine where fits are lost again and again."""
+        for fit in [fit for fit in self._fits if not fit.is_running]:
+            self._fits.remove(fit)
+            if fit.loss is not None:
+                self._num_losses += 1
+                _log.info("a fit was lost and is begun again: %s", fit.loss)
+                if self._num_losses > MAX_LOSSES:
+                    raise fit.loss
+            if fit.error is not None:
+                raise fit.error
+
+    def _start_fits(self) -> None:
+        """As many workers as there is work for that nobody has begun."""
+        num_idle = min(self._workers.number, len(self._missing)) - sum(fit.num_workers for fit in self._fits)
+        if num_idle <= 0:
+            return
+        free = [work for work in self._missing.values() if not self._store.is_claimed(work.key)]
+        num_workers = min(num_idle, len(free))
+        size = num_workers if self._workers.is_one_machine else 1
+        for _ in range(num_workers // max(1, size)):
+            self._fits.append(_Fit(size, list(self._missing.values()), self._store, self._workers))
 
 
 class _Trainer(TorchTrainer):
@@ -69,20 +96,23 @@ class _Trainer(TorchTrainer):
 
 
 class _Fit:
-    """One fit of one worker, waited for in a thread."""
+    """One fit, waited for in a thread. error: of a training, as it was; loss: why its workers were lost."""
 
-    def __init__(self, number: int, works: list[Work], store: Store, workers: Workers) -> None:
-        self._error: BaseException | None = None
+    def __init__(self, num_workers: int, works: list[Work], store: Store, workers: Workers) -> None:
+        self.num_workers = num_workers
+        self.error: BaseException | None = None
+        self.loss: Exception | None = None
         # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
-        name = f"{works[0].key[:12]}-{time.time_ns():x}-{number}"
-        self._scratch = f"ray_train-{name}"
-        self._store = store
+        name = f"{works[0].key[:12]}-{time.time_ns():x}"
+        self._store, self._scratch = store, f"ray_train-{name}"
         self._trainer = _Trainer(
             train_loop_per_worker=_train_loop,
             train_loop_config={"works": works, "store": store, "threads": workers.threads},
-            scaling_config=ScalingConfig(num_workers=1, use_gpu=workers.num_gpus > 0, resources_per_worker=workers.resources()),
+            scaling_config=ScalingConfig(
+                num_workers=num_workers, use_gpu=workers.num_gpus > 0, resources_per_worker=workers.resources()
+            ),
             run_config=RunConfig(
-                name=name, storage_path=store.scratch(self._scratch), failure_config=FailureConfig(max_failures=-1)
+                name=name, storage_path=store.scratch(self._scratch), failure_config=FailureConfig(max_failures=0)
             ),
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -94,20 +124,18 @@ class _Fit:
 
     def _run(self) -> None:
         try:
-            metrics = self._trainer.fit().metrics or {}
-            self._error = metrics.get("error")
+            self._trainer.fit()
+        except WorkerGroupError as error:
+            raised = [cause for e in error.worker_failures.values() if (cause := getattr(e, "_base_exc", None)) is not None]
+            self.error, self.loss = (raised[0], None) if raised else (None, error)
         except Exception as error:
-            self._error = error
+            self.error = error
         finally:
             self._store.remove_scratch(self._scratch)
 
-    def raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """Train one model after the other until nothing is left that nobody holds. An error is reported: raised, it would be tried again."""
+    """Train one model after the other until nothing is left that nobody holds."""
     store, pending = config["store"], list(config["works"])
     torch.set_num_threads(config["threads"])
     found_nothing_s = 0.0
@@ -116,12 +144,10 @@ def _train_loop(config: dict[str, Any]) -> None:
         for work in pending:
             outcome = attempt(work, store, wait=False)
             if outcome.error is not None:
-                ray.train.report({"error": outcome.error})
-                return
+                raise outcome.error
             if outcome.meta is None:
                 held.append(work)
         found_nothing_s = found_nothing_s + POLL_S if len(held) == len(pending) else 0.0
         pending = held
         if pending:
             time.sleep(POLL_S)
-    ray.train.report({"error": None})

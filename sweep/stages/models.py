@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from core.data.picture_shards import PictureShards
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.data.picture_shards import PictureShards
 from core.finetune import Recipe, TrainingData, finetune
 from core.model import SelfExplainingClassifier
 from sweep.experiment.config import ConfigError, Device
@@ -73,10 +73,17 @@ class FineTuned(Stage):
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         data = self._data(store)
         classifier = self.base.load().classifier(load_heads(store, self.heads)).to(self.device)
-        history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=store.checkpoint(self.key))
+        with store.checkpoint(self.key) as checkpoint:
+            history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint)
         save_file({k: v.contiguous().cpu() for k, v in classifier.visual.state_dict().items()}, directory / WEIGHTS)
         (directory / "history.json").write_text(json.dumps([asdict(point) for point in history]))
         return {"num_pictures": len(data), "final_loss": history[-1].loss}
+
+    def publish(self, store: Store, wait: bool = True) -> Artifact | None:
+        artifact = super().publish(store, wait)
+        if artifact is not None:  # not before: a training that is killed between its end and this would begin anew
+            store.checkpoint(self.key).remove()
+        return artifact
 
     def _data(self, store: Store) -> TrainingData:
         """Pictures of all parts; classes of the later parts follow those of the first."""

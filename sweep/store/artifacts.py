@@ -82,6 +82,10 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.url, *self._settings)
 
+    def __str__(self) -> str:
+        """The URL without credentials."""
+        return str(self._files)
+
     @property
     def is_local(self) -> bool:
         """Whether it is a directory: on a disk of this machine, or one that it shares."""
@@ -149,11 +153,6 @@ class Store:
     def checkpoint(self, key: str) -> Checkpoint:
         """The checkpoint of the training that computes an artifact; it lies in the store and does not die with a node."""
         return Checkpoint(self._files, f"checkpoints/{key}.pt", self._workplace)
-
-    @property
-    def checkpoint_directory(self) -> Path:
-        """A directory for checkpoints: in the store, or for a remote one on this machine, with which they die: use `checkpoint`."""
-        return self._workplace / "checkpoints"
 
     def scratch(self, name: str) -> str:
         """A directory or URL beside the artifacts that every node of a cluster sees, for what an engine wants to write meanwhile."""
