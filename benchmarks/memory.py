@@ -40,13 +40,13 @@ EVERY_S = 0.2
 MAX_SPREAD = 1.2
 """Largest over smallest peak of a role that is still flat."""
 
-# What Ray calls its processes, and what they do here. A process that waits for its next task is still in the role it last had.
+# What Ray calls its processes, and what they do here. A process that waits for its next task is still in the role it last had; Ray may
+# give it another then, with what is left in its memory. Ray's actors for its own book-keeping hold no data of ours and are left out.
 ROLES = {
     r"ray::(Map|ShardActor)": "label actor",
     r"ray::\S*TrainWorker": "training worker",
     r"ray::\S*TrainController": "training controller",
     r"ray::_run": "task worker",
-    r"ray::(?!IDLE)": "Ray's own actors",
 }
 
 
@@ -148,6 +148,8 @@ def sample(driver: psutil.Process, roles: dict[int, str]) -> list[tuple[str, flo
             role = next((role for pattern, role in ROLES.items() if re.match(pattern, title)), None)
             if role is not None:
                 roles[process.pid] = role
+            elif not title.startswith("ray::IDLE"):
+                roles.pop(process.pid, None)
             if title.startswith("ray::") and process.pid in roles:
                 found.append((roles[process.pid], own_megabytes(process)))
         except psutil.Error:  # it ended meanwhile
