@@ -43,6 +43,7 @@ from core.model import Base, load_base
 from core.shapley.estimators import ESTIMATORS
 from core.shapley.kernel_shap import sample_coalitions
 from sweep.experiment.cost import GPUS
+from sweep.store.artifacts import Store
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -110,14 +111,14 @@ def scaling(num_pictures: int, budget: int, rounds: int, device: str) -> dict[st
         data.mkdir()
         write_parquet_split(data / "train.parquet", drawn, class_ids, spec.class_names)
         for turn, workers in ((turn, workers) for turn in range(rounds) for workers in (1, 2)):
-            command = [sys.executable, "-m", "sweep.run", "label", "--data", str(data), "--model", "miniature"]
-            command += ["--out", f"{scratch}/out{turn}-{workers}", "--budget", str(budget), "--workers", str(workers), "--device", device]
-            command += ["--shard-size", "32", "--threads-per-worker", "1", "--batch-size", "64", "--precision", fast_precision(device)]
+            out_directory = f"{scratch}/out{turn}-{workers}"
+            command = [sys.executable, "-m", "sweep.run", "label", "--data", str(data), "--model", "miniature", "--out", out_directory]
+            command += ["--budget", str(budget), "--workers", str(workers), "--device", device, "--shard-size", "32"]
+            command += ["--threads-per-worker", "1", "--batch-size", "64", "--precision", fast_precision(device)]
             text = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
-            rate = re.search(r"([\d.,]+) pictures/s past start-up", text)
             share = re.search(r"([\d.]+)% of the workers' time was outside the model", text)
-            assert rate and share, text
-            rates[workers].append(float(rate[1].replace(",", "")))
+            assert share, text
+            rates[workers].append(steady_rate(Store(f"{out_directory}/store")))
             outside[workers].append(float(share[1]) / 100)
     out: dict[str, Any] = {
         str(workers): {"pictures_per_s": median(rates[workers]), "outside_model": median(outside[workers])} for workers in rates
@@ -126,6 +127,13 @@ def scaling(num_pictures: int, budget: int, rounds: int, device: str) -> dict[st
     out["rounds"] = rounds
     print("scaling:", out, flush=True)
     return out
+
+
+def steady_rate(store: Store) -> float:
+    """Pictures a second from the first finished label shard of a store to the last: start-up left out."""
+    shards = sorted((store.open(key).manifest for key in store.keys("label")), key=lambda manifest: manifest["created"])
+    later = sum(manifest["meta"]["num_pictures"] for manifest in shards[1:])
+    return later / (shards[-1]["created"] - shards[0]["created"])
 
 
 # ---------------------------------------------------------------- output

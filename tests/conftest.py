@@ -19,7 +19,7 @@ from core import miniature
 from core.model import Base, SelfExplainingClassifier, load_base
 
 # Tests that start Ray and fill both cores; `make test` runs the others beside them.
-ENGINES = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets")
+ENGINES = ("test_quality.py", "test_end_to_end.py", "test_own_image_sets", "test_label_kills.py", "test_cluster_of_nodes.py", "test_driver.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -174,7 +174,8 @@ def differences(recorded: dict[str, dict[str, Any]], found: dict[str, dict[str, 
         if kind in raised:
             advice[kind] = f"{kind} has another version than was recorded: {anew}"
         elif not blamed & set(found[kind]["inputs"]):
-            advice[kind] = f"{kind} computes something else than before ({changed[kind]}): raise its version in {file_of(kind)}, then {anew}"
+            what = f"{kind} computes something else than before ({changed[kind]})"
+            advice[kind] = f"{what}: raise its version in {file_of(kind)}, then {anew}"
     return advice
 
 

@@ -104,7 +104,7 @@ def exported(directory: Path, *, num_files: int = 2, role: str = "train", **game
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"role": "test"}, "are of the split 'test', and share coalitions with the sweep's own test labels: give labels of the train split"),
+        ({"role": "test"}, "are of the split 'test', and share coalitions with the sweep's own test labels: give labels of the train"),
         ({"role": "validation"}, "of the split 'validation'"),
         ({"fill": "drop"}, "explain another game (fill drop, the sweep's mean): label with the same fill"),
         ({"value": "log_odds"}, "explain another game (value log_odds, the sweep's logit)"),

@@ -5,6 +5,7 @@ The sweeps are tiny (two domains, 20 steps): what is tested is the machinery. Th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
+from core.metrics import SCORES
 from sweep.store.artifacts import Store
 
 TINY = [
@@ -99,7 +102,7 @@ def test_a_sweep_ends_with_best_pairs_reference_rows_report_and_review_line(fini
 def test_trainings_are_distinct_models_counted_from_mlflow(finished):
     directory, _ = finished
     finetune = runs(directory, "finetune")
-    assert len(finetune) == 2 + 2
+    assert len(finetune) == 2 + 2 and len(runs(directory, "reference")) == 2
     assert {(r.data.params["source_domain"], r.data.params["alpha"]) for r in finetune} == {
         (d, a) for d in ("clean_digits", "street_digits") for a in ("1.0", "0.5")
     }
@@ -116,8 +119,7 @@ def test_mlflow_holds_params_metrics_vectors_and_tables_under_the_agreed_names(f
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert {"source_domain", "target_domain", "alpha", "lambda1", "lambda2"} <= set(run.data.params)
         assert {
-            "accuracy", "normalized_accuracy", "e_rmse", "normalized_e_rmse", "iou_at_1", "iou_at_10", "infidelity",
-            "similarity_prediction_only", "similarity_explainability",
+            *(score.name for score in SCORES), "similarity_prediction_only", "similarity_explainability",
         } <= set(run.data.metrics)  # fmt: skip
     names = {a.path for a in client(directory).list_artifacts(parent.info.run_id)}
     assert {"cells.parquet", "references.parquet", "similarities.parquet", "report.html", "figures"} <= names
@@ -160,9 +162,8 @@ def test_every_number_can_be_traced(finished):
     for name in ("base_fingerprint", "labels.train.budget", "labels.train.seed", "search.alphas", "recipe.seed", "select", "version.torch"):
         assert name in provenance, sorted(provenance)
     found = manifests(directory)
-    label_sets = {m["inputs"][0] for m in found.values() if m["stage"] == "label"}  # a label set is stored as its shards
     for manifest in found.values():
-        assert set(manifest["inputs"]) <= found.keys() | label_sets, manifest
+        assert set(manifest["inputs"]) <= found.keys(), manifest
 
 
 def test_the_same_command_again_computes_nothing_says_so_and_is_quick(finished, again):
@@ -181,7 +182,7 @@ def test_one_more_domain_and_alpha_compute_only_what_is_new(finished, again):
     assert {k: after[k] for k in before} == before  # finished artifacts are not touched
     new = [m for k, m in after.items() if k not in before]
     count = lambda stage: sum(m["stage"] == stage for m in new)  # noqa: E731
-    assert count("pictures") == 1
+    assert count("pictures") == 1 and count("head") == 1
     assert count("finetune") == 1 + 1 + 3  # the new domain twice, and the new alpha once a source, not once a pair or trial
     assert count("label") == count_labels(before) // 2
     assert count("cells") == 6 * 2 - 2  # the old pairs' cells at the old alpha stand
@@ -207,9 +208,23 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
+def training_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The workers of a sweep's Ray Train fits, once they train: a model's lease is held."""
+    if not [path for path in (store_of(process) / "leases").glob("*") if path.is_file()]:
+        return []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    return []
+
+
+def store_of(process: subprocess.Popen[str]) -> Path:
+    return Path(psutil.Process(process.pid).cwd()) / "sweep_store"
+
+
 def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished, tmp_path):
-    """Ctrl-C in the first training; then two drivers on the store, one killed while labelling, the other in the search; then once more to
-    the end. No artifact is made twice, and the cells are those of the undisturbed run."""
+    """Ctrl-C in a training, kill -9 in a training; then two drivers on the store, one killed while labelling; the other loses the workers
+    of its trainings and is killed in the search; then once more to the end. No artifact is made twice, and the cells are those of the
+    undisturbed run."""
     count = lambda stage: sum(m["stage"] == stage for m in manifests(tmp_path).values())  # noqa: E731
     nothing_runs = lambda: all(run.info.status != "RUNNING" for run in runs(tmp_path))  # noqa: E731
     seen: dict[str, dict] = {}
@@ -223,7 +238,7 @@ def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished
         seen.update(now)
 
     interrupted = started()
-    wait_for(lambda: count("finetune") >= 1, interrupted)
+    wait_for(lambda: training_workers(interrupted), interrupted)
     interrupted.send_signal(signal.SIGINT)
     output, _ = interrupted.communicate(timeout=90)
     assert interrupted.returncode == 130, output  # whatever engine was at work: Ray Train and Ray Tune have handlers of their own
@@ -231,10 +246,18 @@ def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished
     assert {run.info.status for run in runs(tmp_path)} == {"KILLED"}
     finished_artifacts_are_not_touched()
 
+    killed = started()
+    wait_for(lambda: training_workers(killed) or count("finetune") == 2, killed)
+    kill(killed)
+    finished_artifacts_are_not_touched()
+
     first, second = started(), started()
     wait_for(lambda: count("label") >= 2, first)
     kill(first)
     finished_artifacts_are_not_touched()
+    wait_for(lambda: count("label_set") == 8 and training_workers(second), second)
+    for worker in training_workers(second):
+        worker.kill()
     wait_for(lambda: count("pair") >= 1, second)
     kill(second)
     wait_for(nothing_runs, None, 60)
@@ -250,7 +273,8 @@ def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished
         store.verify(key)
     assert len(runs(tmp_path, "finetune")) == 4
     assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
-    assert not list((tmp_path / "sweep_store").glob("in_progress/*")) and not list((tmp_path / "sweep_store").glob("leases/*"))
+    for left in ("in_progress", "leases", "checkpoints"):
+        assert not list((tmp_path / "sweep_store").glob(f"{left}/*")), left
 
 
 def finished_cells(directory: Path) -> pd.DataFrame:

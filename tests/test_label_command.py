@@ -1,4 +1,4 @@
-"""`python -m sweep.run label` in this process: what it refuses, writes and writes again. Through Ray with processes killed: test_label_kills.py."""
+"""`python -m sweep.run label` in this process: what it refuses, writes and writes again. Through Ray, with kills: test_label_kills.py."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from in_process import compute, graph_of
 
 from core.metrics import e_rmse
 from sweep.experiment.sources import Source
+from sweep.stages.scoring import hardly_differ
 from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
 
@@ -88,3 +89,16 @@ def test_a_union_has_pictures_and_classes_side_by_side_and_labels_nothing_anew(f
     pixels = graph.pictures("street_digits").load(store, "train").pixels.range(0, 18)
     gathered = data.pictures.gather(data.class_ids.new_tensor(range(18, 36)))
     assert (gathered == pixels).all()
+
+
+def test_faster_arithmetic_is_taken_only_where_it_changes_scores_less_than_their_own_error():
+    generator = np.random.default_rng(0)
+    logits, maps, errors = generator.normal(size=(200, 5)), generator.normal(size=(40, 49)), np.full((40, 49), 0.1)
+    class_ids = logits.argmax(axis=1)
+    class_ids[:60] = (class_ids[:60] + 1) % 5  # an accuracy of 0.7
+    exact = logits, maps
+    assert hardly_differ(exact, (logits + 1e-6, maps + 0.005 * generator.normal(size=maps.shape)), class_ids, errors)
+    assert not hardly_differ(exact, (logits, maps + 0.05 * generator.normal(size=maps.shape)), class_ids, errors)
+    wrong = logits.copy()
+    wrong[60:63] = -wrong[60:63]
+    assert not hardly_differ(exact, (wrong, maps), class_ids, errors)

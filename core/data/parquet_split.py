@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from core.data.directory import DataDirectory, DomainError
 from core.data.pictures import PictureError
 
-_CACHE_BYTES = 128 * 2**20
+_CACHE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ParquetSplit:
     """Pictures of Parquet shards, read a row group at a time when they are asked for.
 
     `ids` are the split's name and the picture's `path` where these are all given and differ, else its row number;
-    `class_ids` int64 [N]. At most 128 MiB of row groups (or one, where it is larger) are held.
+    `class_ids` int64 [N]. At most 32 MiB of row groups (or one, where it is larger) are held.
     """
 
     _cache: OrderedDict[int, pa.ChunkedArray]

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.merging import MERGE_RULES
-
 from core.data.domains import DomainError
 from core.finetune import Recipe
+from core.merging import MERGE_RULES
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers, places_from
 from sweep.commands.sweep import describe_sweep, run_sweep

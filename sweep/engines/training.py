@@ -8,18 +8,20 @@ finds nothing to do gives its GPU back. On one machine, where nodes are not lost
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.engines import interruption
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Work, attempt
+from sweep.engines.job import OnDone, Outcome, Work, attempt
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
 
@@ -68,13 +70,14 @@ class _Trainings:
         """Take off the fits that have ended. Raises the error of a training, or of the engine where fits are lost again and again."""
         for fit in [fit for fit in self._fits if not fit.is_running]:
             self._fits.remove(fit)
-            if fit.loss is not None:
+            outcome = fit.outcome
+            if isinstance(outcome, Lost):
                 self._num_losses += 1
-                _log.info("a fit was lost and is begun again: %s", fit.loss)
+                _log.info("a fit was lost and is begun again: %s", outcome.reason)
                 if self._num_losses > MAX_LOSSES:
-                    raise fit.loss
-            if fit.error is not None:
-                raise fit.error
+                    raise outcome.reason
+            elif outcome.error is not None:
+                raise outcome.error
 
     def _start_fits(self) -> None:
         """As many workers as there is work for that nobody has begun."""
@@ -89,49 +92,65 @@ class _Trainings:
 
 
 class _Trainer(TorchTrainer):
-    """Without Ray Train's own handler of Ctrl-C, which ends the process with exit code 0 and stays in place after the fit."""
+    """Without what costs a process each and serves nothing here: a manager of data sets, and a handler of Ctrl-C that ends with code 0."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
 
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # the types are those of the first Ray Train
+        return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+
 
 class _Fit:
-    """One fit, waited for in a thread. error: of a training, as it was; loss: why its workers were lost."""
+    """One fit, in a task beside the driver: in a thread of the driver it would stand in the way of Ctrl-C."""
 
     def __init__(self, num_workers: int, works: list[Work], store: Store, workers: Workers) -> None:
         self.num_workers = num_workers
-        self.error: BaseException | None = None
-        self.loss: Exception | None = None
-        # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
-        name = f"{works[0].key[:12]}-{time.time_ns():x}"
-        self._store, self._scratch = store, f"ray_train-{name}"
-        self._trainer = _Trainer(
-            train_loop_per_worker=_train_loop,
-            train_loop_config={"works": works, "store": store, "threads": workers.threads},
-            scaling_config=ScalingConfig(
-                num_workers=num_workers, use_gpu=workers.num_gpus > 0, resources_per_worker=workers.resources()
-            ),
-            run_config=RunConfig(
-                name=name, storage_path=store.scratch(self._scratch), failure_config=FailureConfig(max_failures=0)
-            ),
-        )
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        task = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+        self._reference = task.remote(num_workers, works, store, workers)
 
     @property
     def is_running(self) -> bool:
-        return self._thread.is_alive()
+        return not ray.wait([self._reference], timeout=0)[0]
 
-    def _run(self) -> None:
+    @property
+    def outcome(self) -> Lost | Outcome:
+        """Of a fit that has ended."""
         try:
-            self._trainer.fit()
-        except WorkerGroupError as error:
-            raised = [cause for e in error.worker_failures.values() if (cause := getattr(e, "_base_exc", None)) is not None]
-            self.error, self.loss = (raised[0], None) if raised else (None, error)
-        except Exception as error:
-            self.error = error
-        finally:
-            self._store.remove_scratch(self._scratch)
+            return ray.get(self._reference)
+        except ray.exceptions.RayError as error:
+            return Lost(error)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A fit whose processes died."""
+
+    reason: Exception
+
+
+def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) -> Lost | Outcome:
+    # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
+    name = f"{works[0].key[:12]}-{time.time_ns():x}"
+    scratch = f"ray_train-{name}"
+    trainer = _Trainer(
+        train_loop_per_worker=_train_loop,
+        train_loop_config={"works": works, "store": store, "threads": workers.threads},
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=workers.num_gpus > 0, resources_per_worker=workers.resources()),
+        run_config=RunConfig(name=name, storage_path=store.scratch(scratch), failure_config=FailureConfig(max_failures=0)),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raised = [cause for e in error.worker_failures.values() if (cause := getattr(e, "_base_exc", None)) is not None]
+        return Outcome(None, raised[0]) if raised else Lost(error)
+    except Exception as error:
+        return Outcome(None, error)
+    finally:
+        store.remove_scratch(scratch)
+    return Outcome(None)
 
 
 def _train_loop(config: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from sweep.stages.learned import Lesson, make_learned
 from sweep.stages.models import Classifier, FineTuned
 from sweep.stages.pairs import PairSearch, Transfer
 from sweep.stages.pictures import Pictures, make_pictures
-from sweep.stages.references import Reference
+from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
 from sweep.stages.stage import closure
 from sweep.stages.vectors import Vector
@@ -154,22 +154,37 @@ class SweepGraph:
             return imported(label_set, self.pictures(domain), self.imported[domain], labels.max_train)
         return label_set
 
-    def reference(self, target: str) -> Reference:
+    def scores(self, target: str, reference: str, classifier: Classifier) -> ModelScores:
+        """Of one of a target's models."""
         return self._once(
-            ("reference", target),
-            lambda: Reference(
+            ("scores", target, reference, classifier.alpha),
+            lambda: ModelScores(
                 target,
+                reference,
                 self.base.preprocessing,
                 self.pictures(target),
-                self.zero_shot(target),
-                self.classifier(target, 1.0),
-                tuple(self.classifier(target, alpha) for alpha in self.config.search.alphas),
-                self.labels(target, "train"),
+                classifier,
                 self.labels(target, "validation"),
                 self.labels(target, "test"),
-                self.labels(target, "ceiling"),
                 self.config.device,
             ),
+        )
+
+    def prediction_only_scores(self, target: str) -> ModelScores:
+        return self.scores(target, "prediction_only", self.classifier(target, 1.0))
+
+    def reference(self, target: str) -> Reference:
+        return self._once(("reference", target), lambda: self._reference(target))
+
+    def _reference(self, target: str) -> Reference:
+        supervised = [self.scores(target, "supervised", self.classifier(target, alpha)) for alpha in self.config.search.alphas]
+        zero_shot = self.scores(target, "zero_shot", self.zero_shot(target))
+        roles: tuple[Role, ...] = ("train", "validation", "test", "ceiling")
+        return Reference(
+            target,
+            len(self.domains[target].class_names),
+            (self.prediction_only_scores(target), zero_shot, *supervised),
+            *(self.labels(target, role) for role in roles),
         )
 
     def transfer(self, pair: Pair) -> Transfer:
@@ -186,7 +201,7 @@ class SweepGraph:
             tuple(self.explainability_vector(target, alpha) for alpha in alphas),
             self.labels(pair.target, "validation"),
             self.labels(pair.target, "test"),
-            self.reference(pair.target),
+            self.prediction_only_scores(pair.target),
             self.config.device,
         )
 

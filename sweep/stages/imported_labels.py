@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from core.games.attribution_labels import AttributionLabels, LabelSettings
 from sweep.experiment.config import ConfigError
 from sweep.stages.label_files import read_labels, write_labels
-from sweep.stages.labels import LABELS, LabelSet
+from sweep.stages.labels import MEAN_MAP, LabelMeans, LabelSet
 from sweep.stages.pictures import Pictures
 from sweep.stages.stage import Stage
 from sweep.store.artifacts import Store
@@ -54,7 +54,10 @@ class LabelledData:
             made = {name: settings["settings"][name] for name in SAME_GAME}
             model = {name: str(settings["model"][name]) for name in ("name", "fingerprint", "base")}
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{SETTINGS} of --labels {domain}={files} is damaged ({type(error).__name__}): label again") from None
+            raise ConfigError(
+                f"{SETTINGS} of --labels {domain}={files} is damaged, or of a version before 0.2, whose labels of different splits share "
+                f"coalitions ({type(error).__name__}: {error}): label again"
+            ) from None
         names = files.names("data")
         if len(names) < number:
             raise ConfigError(f"--labels {domain}={files} has {len(names)} of {number} shards: finish it with the same label command")
@@ -90,11 +93,11 @@ class LabelledData:
 class ImportedLabels(LabelSet):
     """A label set whose labels others made. Pictures of the train split without a label are left out of the training.
 
-    Raises ConfigError where no picture has one, or where the labels are of another patch grid.
+    Raises ConfigError where no picture has one.
     """
 
     kind = "imported_labels"
-    version = 1
+    version = 2
 
     pictures: Pictures
     data: LabelledData
@@ -109,41 +112,47 @@ class ImportedLabels(LabelSet):
         return (self.pictures,)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        """Files: labels-NNNNN.parquet, as the label command's, one at a time, and rows.npy, which rows of the split they are."""
         split = self.pictures.load(store, self.split)
         row_of = {picture_id: row for row, picture_id in enumerate(split.ids)}
+        means, evaluations = LabelMeans(), 0
         rows: list[NDArray[np.int64]] = []
-        parts: list[AttributionLabels] = []
-        for ids, labels in self.data.shards():
+        for number, (ids, labels) in enumerate(self.data.shards()):
             known = np.array([n for n, picture_id in enumerate(ids) if picture_id in row_of], dtype=np.int64)
-            if len(known):
-                rows.append(np.array([row_of[ids[n]] for n in known], dtype=np.int64))
-                parts.append(labels.take(known))
-        if not parts:
+            known = known if self.most is None else known[: self.most - means.number]
+            if not len(known):
+                continue
+            own = [ids[n] for n in known.tolist()]
+            rows.append(np.array([row_of[picture_id] for picture_id in own], dtype=np.int64))
+            labels = labels.take(known)
+            provenance = {"imported_from": self.data.key}
+            write_labels(directory / f"labels-{number:05d}.parquet", own, split.class_ids[rows[-1]], labels, provenance)
+            means.add(labels)
+            evaluations += int(labels.budget.sum())
+        if not rows:
             where = f"no picture of {self.domain}/{self.split} has a label in {self.data.location}"
             raise ConfigError(f"{where}: it labels other pictures; give the labels of this data set")
-        order = np.argsort(np.concatenate(rows), kind="stable")[: self.most]
-        labels = AttributionLabels.concatenate(parts).take(order)
-        kept = np.concatenate(rows)[order]
-        ids = [split.ids[row] for row in kept.tolist()]
-        write_labels(directory / LABELS, ids, split.class_ids[kept], labels, {"imported_from": self.data.key})
-        np.save(directory / "rows.npy", kept)
-        maps = labels.attributions.astype(np.float64)
-        np.save(directory / "mean_map.npy", maps.mean(axis=0))
-        error = float(np.square(labels.standard_error.astype(np.float64)).sum(1).mean() ** 0.5)
-        return {
-            "num_pictures": len(labels),
-            "evaluations": int(labels.budget.sum()),
-            "seconds": 0.0,
-            "started": 0.0,
-            "label_standard_error": error if np.isfinite(error) else None,
-            "label_norm": float(np.square(maps).sum(1).mean() ** 0.5),
-            "model_fingerprint": self.data.model_fingerprint,
-        }
+        np.save(directory / "rows.npy", np.concatenate(rows))
+        means.save_map(directory / MEAN_MAP)
+        fingerprint = self.data.model_fingerprint
+        return {**means.as_meta(), "evaluations": evaluations, "seconds": 0.0, "started": 0.0, "model_fingerprint": fingerprint}
 
     def load(self, store: Store) -> AttributionLabels:
-        return read_labels(self.artifact(store).path(LABELS))[1]
+        """In the order of `rows`: the pictures', whatever that of the files was."""
+        labels = AttributionLabels.concatenate([read_labels(path)[1] for path in self._files(store)])
+        return labels.take(np.argsort(self._as_read(store), kind="stable"))
+
+    def attributions(self, store: Store) -> NDArray[np.float32]:
+        return super().attributions(store)[np.argsort(self._as_read(store), kind="stable")]
+
+    def _files(self, store: Store) -> list[Path]:
+        artifact = self.artifact(store)
+        return [artifact.path(name) for name in sorted(artifact.manifest["files"]) if name.startswith("labels-")]
 
     def rows(self, store: Store) -> NDArray[np.int64]:
+        return np.sort(self._as_read(store))
+
+    def _as_read(self, store: Store) -> NDArray[np.int64]:
         return np.load(self.artifact(store).path("rows.npy"))
 
 

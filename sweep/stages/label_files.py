@@ -56,6 +56,12 @@ def read_labels(file: Path | BinaryIO) -> tuple[list[str], AttributionLabels]:
     return table["id"].to_pylist(), AttributionLabels(**{f.name: column(f.name) for f in fields(AttributionLabels)})
 
 
+def read_attributions(file: Path | BinaryIO) -> NDArray[np.float32]:
+    """The attributions of a file alone. [N, M]"""
+    column = pq.read_table(file, columns=["attributions"])["attributions"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+
+
 def read_provenance(file: Path | BinaryIO) -> dict[str, Any]:
     """What made the labels of a file, from its metadata."""
     return json.loads(pq.read_schema(file).metadata[METADATA_KEY.encode()])

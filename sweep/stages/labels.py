@@ -17,7 +17,7 @@ from core.games.attribution_labels import AttributionLabels, Labeller, LabelSett
 from core.model import Preprocessing
 from sweep.experiment.config import Device
 from sweep.stages.domains import Split
-from sweep.stages.label_files import read_labels, read_provenance, write_labels
+from sweep.stages.label_files import read_attributions, read_labels, read_provenance, write_labels
 from sweep.stages.label_pictures import PictureRange
 from sweep.stages.learned import Learned
 from sweep.stages.models import Classifier
@@ -31,7 +31,7 @@ BATCH_SIZES: dict[tuple[str, str], int] = {
     ("cuda", "float32"): 2048,
     ("cuda", "bfloat16"): 2048,
 }
-LABELS = "labels.parquet"
+LABELS, MEAN_MAP = "labels.parquet", "mean_map.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +182,30 @@ def workbench(
     return _last[1]
 
 
+class LabelMeans:
+    """Means over a label set's labels, added up part by part."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._squared_error = self._squared_label = 0.0
+        self._map: NDArray[np.float64] | float = 0.0
+
+    def add(self, labels: AttributionLabels) -> None:
+        self.number += len(labels)
+        self._squared_error += float(np.square(labels.standard_error.astype(np.float64)).sum())
+        self._squared_label += float(np.square(labels.attributions.astype(np.float64)).sum())
+        self._map = self._map + labels.attributions.astype(np.float64).sum(axis=0)
+
+    def save_map(self, path: Path) -> None:
+        """The mean map, float64 [M]."""
+        np.save(path, np.asarray(self._map / max(1, self.number)))
+
+    def as_meta(self) -> dict[str, Any]:
+        number = max(1, self.number)
+        error = (self._squared_error / number) ** 0.5 if np.isfinite(self._squared_error) else None
+        return {"num_pictures": self.number, "label_standard_error": error, "label_norm": (self._squared_label / number) ** 0.5}
+
+
 @dataclass(frozen=True, eq=False)
 class LabelSet(Stage):
     """The labels of one split for one role: its shards, with what they took and what they say on average."""
@@ -209,31 +233,27 @@ class LabelSet(Stage):
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         """Sums over the shards, read one at a time. Files: mean_map.npy, float64 [M]."""
-        totals = {"num_pictures": 0, "evaluations": 0, "seconds": 0.0}
-        squared_error, squared_label, started = 0.0, 0.0, np.inf
-        mean_map: np.ndarray | float = 0.0
+        means = LabelMeans()
+        evaluations, seconds, started = 0, 0.0, np.inf
         for shard in self.shards:
             manifest = shard.artifact(store).manifest
-            labels = shard.load(store)
-            totals["num_pictures"] += len(labels)
-            totals["evaluations"] += manifest["meta"]["evaluations"]
-            totals["seconds"] += manifest["seconds"]
+            means.add(shard.load(store))
+            evaluations += manifest["meta"]["evaluations"]
+            seconds += manifest["seconds"]
             started = min(started, manifest["started"])
-            squared_error += float(np.square(labels.standard_error.astype(np.float64)).sum())
-            squared_label += float(np.square(labels.attributions.astype(np.float64)).sum())
-            mean_map = mean_map + labels.attributions.astype(np.float64).sum(axis=0)
-        number = totals["num_pictures"]
-        np.save(directory / "mean_map.npy", np.asarray(mean_map / max(1, number)))
-        return {
-            **totals,
-            "started": started,
-            "label_standard_error": (squared_error / max(1, number)) ** 0.5 if np.isfinite(squared_error) else None,
-            "label_norm": (squared_label / max(1, number)) ** 0.5,
-        }
+        means.save_map(directory / MEAN_MAP)
+        return {**means.as_meta(), "evaluations": evaluations, "seconds": seconds, "started": started}
 
     def load(self, store: Store) -> AttributionLabels:
         """All labels, in the order of the split's pictures: the first ones, where fewer are labelled."""
         return AttributionLabels.concatenate([shard.load(store) for shard in self.shards])
+
+    def attributions(self, store: Store) -> NDArray[np.float32]:
+        """Those of all labels, in their order, and nothing else of them: what a training holds in memory. [N, M]"""
+        return np.concatenate([read_attributions(path) for path in self._files(store)])
+
+    def _files(self, store: Store) -> list[Path]:
+        return [shard.artifact(store).path(LABELS) for shard in self.shards]
 
     def rows(self, store: Store) -> NDArray[np.int64]:
         """Which rows of the split's pictures have these labels, in their order."""
@@ -241,7 +261,7 @@ class LabelSet(Stage):
 
     def mean_map(self, store: Store) -> np.ndarray:
         """[M]"""
-        return np.load(self.artifact(store).path("mean_map.npy"))
+        return np.load(self.artifact(store).path(MEAN_MAP))
 
     def child_run(self, store: Store) -> ChildRun:
         meta = self.artifact(store).manifest["meta"]

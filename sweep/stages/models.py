@@ -95,7 +95,7 @@ class FineTuned(Stage):
             own = np.arange(len(split))
             if self.labels:
                 own = self.labels[n].rows(store)
-                labels.append(torch.from_numpy(self.labels[n].load(store).attributions))
+                labels.append(torch.from_numpy(self.labels[n].attributions(store)))
             rows.append(num_rows + own)
             class_ids.append(num_classes + split.class_ids[own])
             paths += split.pixels.paths

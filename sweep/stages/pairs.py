@@ -18,7 +18,7 @@ from sweep.report.result import CELL_COLUMNS, SIMILARITY_COLUMNS
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
 from sweep.stages.pictures import Pictures
-from sweep.stages.references import Reference
+from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
 from sweep.stages.stage import ChildRun, Stage
 from sweep.stages.study import Cell, Evaluate, choose, run_study
@@ -31,7 +31,7 @@ class Transfer:
     """What a pair is merged from and scored on.
 
     source_vectors: tau_star of the source, by alpha; target_vectors: the target's own, whose similarity is reported; source_task and
-    target_task: both tau_ft. zero_shot: the base with the target's head.
+    target_task: both tau_ft. zero_shot: the base with the target's head. prediction_only: what normalised scores are divided by.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Transfer:
     target_vectors: tuple[Vector, ...]
     validation: LabelSet
     test: LabelSet
-    reference: Reference
+    prediction_only: ModelScores
     device: Device
 
     @property
@@ -54,7 +54,7 @@ class Transfer:
 
     def inputs(self, vectors: Sequence[Vector]) -> tuple[Stage, ...]:
         tasks = (self.pictures, *self.zero_shot.inputs, self.source_task, self.target_task)
-        return (*tasks, *vectors, self.validation, self.test, self.reference)
+        return (*tasks, *vectors, self.validation, self.test, self.prediction_only)
 
     def evaluator(self, store: Store, search: SearchSettings) -> Points:
         return Points(self, store, search)
@@ -84,7 +84,7 @@ class Points:
         transfer, search = self._transfer, self._search
         labels = {"validation": transfer.validation, "test": transfer.test}[split]
         evaluator = SplitEvaluator(self._store, transfer.pictures, labels, transfer.preprocessing, transfer.device)
-        prediction_only = transfer.reference.prediction_only_scores(self._store, split)
+        prediction_only = transfer.prediction_only.load(self._store, split)
 
         def evaluate(alpha: float, lambda2: float) -> Cell:
             scores = evaluator.scores(self.classifier(alpha, lambda2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,35 +16,76 @@ from sweep.experiment.config import Device
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
 from sweep.stages.pictures import Pictures
-from sweep.stages.scoring import SplitEvaluator
+from sweep.stages.scoring import SplitEvaluator, map_scores
 from sweep.stages.stage import ChildRun, Stage
 from sweep.store.artifacts import Store
+
+
+@dataclass(frozen=True, eq=False)
+class ModelScores(Stage):
+    """Scores of one of a target's models on validation and test. reference: what its row is called."""
+
+    kind = "scores"
+    version = 1
+    uses_device = True
+
+    target: str
+    reference: str
+    preprocessing: Preprocessing
+    pictures: Pictures
+    classifier: Classifier
+    validation: LabelSet
+    test: LabelSet
+    device: Device
+
+    @property
+    def name(self) -> str:
+        return f"{self.target} {self.reference}{'' if self.alpha is None else f' alpha={self.alpha:g}'}"
+
+    @property
+    def alpha(self) -> float | None:
+        return self.classifier.alpha if self.reference == "supervised" else None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {**self.classifier.params, "device": self.device, "scores": [score.name for score in SCORES]}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (self.pictures, *self.classifier.inputs, self.validation, self.test)
+
+    def compute(self, store: Store, directory: Path) -> None:
+        classifier = self.classifier.load(store)
+        labels = {"validation": self.validation, "test": self.test}
+        scores = {
+            split: dict(SplitEvaluator(store, self.pictures, found, self.preprocessing, self.device).scores(classifier))
+            for split, found in labels.items()
+        }
+        (directory / "scores.json").write_text(json.dumps(scores))
+
+    def load(self, store: Store, split: str) -> Scores:
+        return self.artifact(store).read_json("scores.json")[split]
 
 
 @dataclass(frozen=True, eq=False)
 class Reference(Stage):
     """Scores on test (and, for the models, on validation) of everything that a transferred model of the target is compared with.
 
-    supervised: the target's own self-explaining models, by alpha. train: the labels whose mean map is a row. second_draw: labels of the
-    first test pictures with other coalitions: how well they predict the first draw is the label ceiling.
+    models: prediction-only, zero-shot, and the target's own self-explaining ones. train: the labels whose mean map is a row. second_draw:
+    labels of the first test pictures with other coalitions: how well they predict the first draw is the label ceiling.
     """
 
     kind = "reference"
     version = 2
-    uses_device = True
     unit = "targets"
 
     target: str
-    preprocessing: Preprocessing
-    pictures: Pictures
-    zero_shot: Classifier
-    prediction_only: Classifier
-    supervised: tuple[Classifier, ...]
+    num_classes: int
+    models: tuple[ModelScores, ...]
     train: LabelSet
     validation: LabelSet
     test: LabelSet
     second_draw: LabelSet
-    device: Device
 
     @property
     def name(self) -> str:
@@ -53,12 +93,11 @@ class Reference(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"base": self.zero_shot.base.fingerprint, "device": self.device, "scores": [score.name for score in SCORES]}
+        return {"num_classes": self.num_classes, "scores": [score.name for score in SCORES]}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        models = [stage for classifier in (self.prediction_only, *self.supervised) for stage in classifier.inputs]
-        return (self.pictures, *dict.fromkeys(models), self.train, self.validation, self.test, self.second_draw)
+        return (*self.models, self.train, self.validation, self.test, self.second_draw)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
@@ -66,31 +105,23 @@ class Reference(Stage):
         def add(reference: str, split: str, scores: Scores, alpha: float | None = None) -> None:
             rows.append({"domain": self.target, "reference": reference, "split": split, "alpha": alpha, **scores})
 
-        labels = {"validation": self.validation, "test": self.test}
-        evaluators = {s: SplitEvaluator(store, self.pictures, found, self.preprocessing, self.device) for s, found in labels.items()}
-        models: list[tuple[str, Classifier, float | None]] = [("prediction_only", self.prediction_only, None)]
-        models += [("zero_shot", self.zero_shot, None), *(("supervised", c, c.alpha) for c in self.supervised)]
-        for reference, classifier, alpha in models:
-            loaded = classifier.load(store)
-            for split, evaluator in evaluators.items():
-                add(reference, split, evaluator.scores(loaded), alpha)
         mean_map = self.train.mean_map(store).astype(np.float32)
-        for split, evaluator in evaluators.items():
-            add("zero_predictor", split, evaluator.map_scores(np.zeros_like(mean_map)))
-            add("mean_map", split, evaluator.map_scores(mean_map))
-        add("chance", "test", chance_scores(len(mean_map), len(self.zero_shot.heads[0].class_names)))
-        add("label_ceiling", "test", _ceiling(evaluators["test"].labels, self.second_draw.load(store)))
-        rows.sort(key=lambda row: row["split"] != "validation")
+        for split, label_set in (("validation", self.validation), ("test", self.test)):
+            for model in self.models:
+                add(model.reference, split, model.load(store, split), model.alpha)
+            labels = label_set.load(store)
+            removed = perturbations(len(mean_map), label_set.settings.num_perturbations)
+            add("zero_predictor", split, map_scores(labels, removed, np.zeros_like(mean_map)))
+            add("mean_map", split, map_scores(labels, removed, mean_map))
+        add("chance", "test", chance_scores(len(mean_map), self.num_classes))
+        test = self.test.load(store)
+        add("label_ceiling", "test", _ceiling(test, self.second_draw.load(store)))
         (directory / "references.json").write_text(json.dumps(rows))
-        return {"num_test_labels": len(evaluators["test"].labels)}
+        return {"num_test_labels": len(test)}
 
     def rows(self, store: Store) -> list[dict[str, Any]]:
         """domain, reference, split, alpha and scores of every row."""
         return list(self.artifact(store).read_json("references.json"))
-
-    def prediction_only_scores(self, store: Store, split: str) -> Mapping[str, float]:
-        """What normalised scores are divided by."""
-        return next(row for row in self.rows(store) if row["reference"] == "prediction_only" and row["split"] == split)
 
     def child_run(self, store: Store) -> ChildRun:
         manifest = self.artifact(store).manifest

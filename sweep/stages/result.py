@@ -74,10 +74,10 @@ class Result(Stage):
         """The rows on test, with those that need other domains' labels."""
         rows: list[dict[str, Any]] = []
         for reference in self.references:
-            prediction_only = reference.prediction_only_scores(store, "test")
             found = [row for row in reference.rows(store) if row["split"] == "test"]
             other = self._other_mean_map(store, reference)
             found.append({"domain": reference.target, "reference": "other_mean_map", "alpha": None, **other})
+            (prediction_only,) = (row for row in found if row["reference"] == "prediction_only")
             rows += [{**row, **with_normalized(row, prediction_only)} for row in found]
         return pd.DataFrame(rows)[list(REFERENCE_COLUMNS)]
 

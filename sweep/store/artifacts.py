@@ -127,7 +127,7 @@ class Store:
         if self.is_local:
             for name, facts in manifest["files"].items():
                 try:
-                    size = os.stat(self._place_of(key, name, manifest)).st_size
+                    size = os.stat(self._files.place(_place_of(key, name, manifest))).st_size
                 except (FileNotFoundError, NotADirectoryError):
                     size = -1
                 if size != facts["size"]:
@@ -139,7 +139,7 @@ class Store:
         manifest = self.open(key).manifest
         for name, facts in manifest["files"].items():
             try:
-                with self._files.reaching(), self._files.fs.open(self._place_of(key, name, manifest), "rb") as stream:
+                with self._files.reaching(), self._files.open(_place_of(key, name, manifest)) as stream:
                     digest = hashlib.file_digest(stream, "sha256").hexdigest()
             except FileNotFoundError:
                 digest = None
@@ -235,10 +235,6 @@ class Store:
             names = [path[len(root) + 1 :].split("/") for path in self._files.fs.find(root)]
         return {parts[1] for parts in names if len(parts) == 3 and parts[2] == MANIFEST}
 
-    def _place_of(self, key: str, name: str, manifest: Mapping[str, Any]) -> str:
-        directory = manifest.get("directory")
-        return self._files.place("/".join([_place(key), *([directory] if directory else []), name]))
-
     def _read_manifest(self, key: str) -> dict[str, Any]:
         content = self._files.read(f"{_place(key)}/{MANIFEST}")
         if content is None:
@@ -252,17 +248,13 @@ class Store:
         key, manifest = artifact.key, artifact.manifest
         if name not in manifest["files"]:
             raise StoreError(f"artifact {key} has no file {name!r}; it has {', '.join(manifest['files'])}")
-        place = self._place_of(key, name, manifest)
+        place = _place_of(key, name, manifest)
         if self.is_local:
-            return Path(place)
+            return Path(self._files.place(place))
         facts = manifest["files"][name]
 
-        def download(copy: Path) -> None:
-            with self._files.reaching():
-                self._files.fs.get_file(place, str(copy))
-
         try:
-            return self._cache.copy(name, facts["size"], facts["sha256"], download, artifact)
+            return self._cache.copy(name, facts["size"], facts["sha256"], lambda copy: self._files.download(place, copy), artifact)
         except (FileNotFoundError, ChecksumError):
             raise self._damaged(key, name) from None
 
@@ -274,3 +266,8 @@ class Store:
 
 def _place(key: str) -> str:
     return f"artifacts/{key[:2]}/{key}"
+
+
+def _place_of(key: str, name: str, manifest: Mapping[str, Any]) -> str:
+    directory = manifest.get("directory")
+    return "/".join([_place(key), *([directory] if directory else []), name])

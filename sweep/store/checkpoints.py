@@ -39,9 +39,7 @@ class Checkpoint:
             return self._read(Path(self._files.place(self._name)))
         copy = self._scratch_file()
         try:
-            with self._files.reaching():
-                self._files.fs.invalidate_cache()
-                self._files.fs.get_file(self._files.place(self._name), str(copy))
+            self._files.download(self._name, copy)
             return self._read(copy)
         except FileNotFoundError:
             return None

@@ -11,9 +11,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -27,6 +28,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a full disk."""
 _UNFINISHED = ".unfinished"
 _PROBE_POLL_S = 0.25
+# s3fs holds ten pieces of 50 MiB, sent or received, in memory by default.
+_S3_TRANSFER: Mapping[str, int] = {"chunksize": 16 * 2**20, "max_concurrency": 4}
 
 
 class StoreError(ValueError):
@@ -51,6 +54,7 @@ class FileTree:
         self.fs: AbstractFileSystem = filesystem
         self.root = root.rstrip("/")
         self.is_local = isinstance(filesystem, LocalFileSystem)
+        self._transfer = _S3_TRANSFER if "s3" in filesystem.protocol else {}
 
     def __str__(self) -> str:
         """The URL without credentials."""
@@ -76,7 +80,7 @@ class FileTree:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BufferedIOBase:
         """A file, open for reading. Raises FileNotFoundError where there is none."""
         with self.reaching():
             return self.fs.open(self.place(name), "rb")
@@ -110,7 +114,13 @@ class FileTree:
         assert not self.is_local, "a local file is moved, not uploaded"
         with self.reaching():
             make_parents(self.fs, self.place(name))
-            self.fs.put_file(str(path), self.place(name))
+            self.fs.put_file(str(path), self.place(name), **self._transfer)
+
+    def download(self, name: str, path: Path) -> None:
+        """A remote file to a local path, without holding it in memory. Raises FileNotFoundError where there is none."""
+        with self.reaching():
+            self.fs.invalidate_cache()
+            self.fs.get_file(self.place(name), str(path), **self._transfer)
 
     @contextlib.contextmanager
     def unfinished_file(self) -> Iterator[Path]:
