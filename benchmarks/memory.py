@@ -46,7 +46,7 @@ ROLES = {
     r"ray::(Map|ShardActor)": "label actor",
     r"ray::\S*TrainWorker": "training worker",
     r"ray::\S*TrainController": "training controller",
-    r"ray::_run": "task worker",
+    r"ray::(_run|_fit)": "task worker",
 }
 
 
