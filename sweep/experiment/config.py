@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from core.merging import Addition, MergeRule
-
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
+from core.merging import Addition, MergeRule
 from sweep.experiment.sources import ConfigError, Pair, make_pairs
 
 __all__ = ["ConfigError", "DataSettings", "Device", "DomainLocation", "SearchSettings", "SplitLabels", "SweepConfig"]
