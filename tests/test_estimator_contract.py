@@ -223,6 +223,6 @@ def test_roles_enter_seeds_by_their_hash():
 
 
 def test_an_unknown_estimator_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown estimator 'lime': choose among kernel_shap, .*, shap"):
+    with pytest.raises(ValueError, match="unknown estimator 'lime': choose among calibrated, .*, surrogate"):
         make_design("lime", 49, 500)
     assert sample_coalitions(49, 500, 1).budget == make_design("kernel_shap", 49, 500, 1).budget

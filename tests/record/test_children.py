@@ -97,7 +97,7 @@ def test_a_vector_in_a_bucket_is_named_by_a_link_without_credentials(tracker: Tr
     assert child.data.tags["explainability_vector.url"] == link["url"]
     assert not (tmp_path / "cache" / "files").exists(), "nothing was fetched to be logged"
     assert link["url"] == f"memory://bucket/sweep/artifacts/{stage.key[:2]}/{stage.key}/{link['url'].split('/')[-2]}/{file_name}"
-    assert store._fs.cat_file(link["url"].replace("memory://", "/user:secret@")) == WEIGHTS
+    assert store._files.fs.cat_file(link["url"].replace("memory://", "/user:secret@")) == WEIGHTS
 
 
 def test_an_experiment_does_not_know_the_children_of_another(tracker: Tracker, start: Start, store: Store) -> None:
