@@ -25,7 +25,6 @@ ENGINES = (
     "test_own_image_sets",
     "test_label_kills.py",
     "test_cluster_of_nodes.py",
-    "test_driver.py",
 )
 
 
