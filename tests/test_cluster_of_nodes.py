@@ -70,7 +70,18 @@ class Cluster:
         port = self.address.rpartition(":")[2]
         head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={directory / 'ray'}")
         self.head = Node(directory / "head", environment, *head)
+        self._wait_for_head()
         self.workers = [self.add(name) for name in ("one", "two")]
+
+    def _wait_for_head(self) -> None:
+        """A node that finds no head gives up at once."""
+        host, port = self.address.split(":")
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+                return
+            assert time.monotonic() < deadline, "the head did not come up"
+            time.sleep(0.2)
 
     def add(self, name: str) -> Node:
         return Node(self.directory / name, self.environment, f"--address={self.address}", "--num-cpus=3")
