@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q -rs --durations=8
 
 # `make run` and `make test` set up a virtual environment with the pinned versions first; see README.md.
 .PHONY: run test clean
@@ -11,10 +12,12 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -rs --durations=8 -m "not engines" >$(VENV)/quick_tests.log 2>&1 & quick=$$!; \
-	trap 'kill $$quick' INT TERM; \
-	$(BIN)/python -m pytest -q -rs --durations=8 -m engines; engines=$$?; \
-	wait $$quick; others=$$?; cat $(VENV)/quick_tests.log; exit $$((engines | others))
+	@$(PYTEST) -m "not engines and not losses" >$(VENV)/quick_tests.log 2>&1 & quick=$$!; \
+	$(PYTEST) -m losses >$(VENV)/loss_tests.log 2>&1 & losses=$$!; \
+	trap 'kill $$quick $$losses' INT TERM; \
+	$(PYTEST) -m engines; engines=$$?; \
+	wait $$losses; lost=$$?; cat $(VENV)/loss_tests.log; \
+	wait $$quick; others=$$?; cat $(VENV)/quick_tests.log; exit $$((engines | lost | others))
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

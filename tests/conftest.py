@@ -18,20 +18,19 @@ import torch
 from core import miniature
 from core.model import Base, SelfExplainingClassifier, load_base
 
-# Tests that start Ray and fill both cores; `make test` runs the others beside them.
-ENGINES = (
-    "test_quality.py",
-    "test_end_to_end.py",
-    "test_own_image_sets",
-    "test_label_kills.py",
-    "test_cluster_of_nodes.py",
-)
+# Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket. `make test` runs
+# both groups, and the other tests, side by side.
+GROUPS = {
+    "engines": ("test_quality.py", "test_end_to_end.py", "test_own_image_sets"),
+    "losses": ("test_label_kills.py", "test_cluster_of_nodes.py"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(name in item.nodeid for name in ENGINES):
-            item.add_marker(pytest.mark.engines)
+        for group, names in GROUPS.items():
+            if any(name in item.nodeid for name in names):
+                item.add_marker(getattr(pytest.mark, group))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`python -m sweep.run all_pairs` on the real engines: one small sweep, run again, extended, killed, interrupted.
+"""`python -m sweep.run all_pairs` on the real engines: one small sweep, interrupted, killed, shared, finished, run again, extended.
 
 The sweeps are tiny (two domains, 20 steps): what is tested is the machinery. That explanation is really learnt is in test_quality.py.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from in_process import compute, graph_of
 
 from core.metrics import SCORES
 from sweep.store.artifacts import Store
@@ -76,12 +77,99 @@ def manifests(directory: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in files}
 
 
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the sweep ended before it could be stopped: {process.communicate()[0]}")
+        time.sleep(0.1)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def training_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The workers of a sweep's Ray Train fits, once they train: a model's lease is held."""
+    if not [path for path in (store_of(process) / "leases").glob("*") if path.is_file()]:
+        return []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    return []
+
+
+def store_of(process: subprocess.Popen[str]) -> Path:
+    return Path(psutil.Process(process.pid).cwd()) / "sweep_store"
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A finished sweep over two domains and its output."""
+    """A sweep over two domains that had no peace: its directory, and what the interrupted and the last run said.
+
+    Ctrl-C in a training, kill -9 in a training; then two drivers on the store, one killed while labelling; the other loses the workers of
+    its trainings and is killed in the search; then once more to the end. No artifact is made twice.
+    """
     directory = tmp_path_factory.mktemp("sweep")
-    output, _ = sweep(directory, *DIGITS, *TINY, "--alphas", "0.5")
-    return directory, output
+    count = lambda stage: sum(m["stage"] == stage for m in manifests(directory).values())  # noqa: E731
+    nothing_runs = lambda: all(run.info.status != "RUNNING" for run in runs(directory))  # noqa: E731
+    seen: dict[str, dict] = {}
+
+    def started() -> subprocess.Popen[str]:
+        return start(directory, *DIGITS, *TINY, "--alphas", "0.5")
+
+    def finished_artifacts_are_not_touched() -> None:
+        now = manifests(directory)
+        assert {k: now[k] for k in seen} == seen
+        seen.update(now)
+
+    interrupted = started()
+    wait_for(lambda: training_workers(interrupted), interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    output, _ = interrupted.communicate(timeout=90)
+    assert interrupted.returncode == 130, output  # whatever engine was at work: Ray Train and Ray Tune have handlers of their own
+    assert "the same command continues" in output and "Traceback" not in output
+    assert {run.info.status for run in runs(directory)} == {"KILLED"}
+    finished_artifacts_are_not_touched()
+
+    killed = started()
+    wait_for(lambda: training_workers(killed) or count("finetune") == 2, killed)
+    kill(killed)
+    finished_artifacts_are_not_touched()
+
+    first, second = started(), started()
+    wait_for(lambda: count("label") >= 2, first)
+    kill(first)
+    finished_artifacts_are_not_touched()
+    wait_for(lambda: count("label_set") == 8 and training_workers(second), second)
+    for worker in training_workers(second):
+        worker.kill()
+    wait_for(lambda: count("pair") >= 1, second)
+    kill(second)
+    wait_for(nothing_runs, None, 60)
+    finished_artifacts_are_not_touched()
+
+    last_output, _ = sweep(directory, *DIGITS, *TINY, "--alphas", "0.5")
+    finished_artifacts_are_not_touched()
+    stages = [m["stage"] for m in seen.values()]
+    assert (stages.count("finetune"), stages.count("pair"), stages.count("result")) == (4, 2, 1)
+    store = Store(str(directory / "sweep_store"))
+    for key in seen:
+        store.verify(key)
+    assert len(runs(directory, "finetune")) == 4
+    assert {run.info.status for run in runs(directory)} == {"FINISHED"}
+    for left in ("in_progress", "leases", "checkpoints"):
+        assert not list((directory / "sweep_store").glob(f"{left}/*")), left
+    return directory, output + last_output
+
+
+def test_interrupted_killed_and_shared_a_sweep_comes_to_the_undisturbed_result(finished, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    undisturbed = graph_of(store, *DIGITS, *TINY, "--alphas", "0.5")
+    compute(store, undisturbed.result)
+    pd.testing.assert_frame_equal(finished_cells(finished[0]), undisturbed.result.load(store).cells)
 
 
 @pytest.fixture(scope="module")
@@ -192,90 +280,6 @@ def test_one_more_domain_and_alpha_compute_only_what_is_new(finished, again):
 
 def count_labels(found: dict[str, dict]) -> int:
     return sum(m["stage"] == "label" for m in found.values())
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        if process is not None and process.poll() is not None:
-            raise AssertionError(f"the sweep ended before it could be stopped: {process.communicate()[0]}")
-        time.sleep(0.1)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-
-
-def training_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The workers of a sweep's Ray Train fits, once they train: a model's lease is held."""
-    if not [path for path in (store_of(process) / "leases").glob("*") if path.is_file()]:
-        return []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-    return []
-
-
-def store_of(process: subprocess.Popen[str]) -> Path:
-    return Path(psutil.Process(process.pid).cwd()) / "sweep_store"
-
-
-def test_interrupted_killed_and_shared_a_sweep_comes_to_the_same_result(finished, tmp_path):
-    """Ctrl-C in a training, kill -9 in a training; then two drivers on the store, one killed while labelling; the other loses the workers
-    of its trainings and is killed in the search; then once more to the end. No artifact is made twice, and the cells are those of the
-    undisturbed run."""
-    count = lambda stage: sum(m["stage"] == stage for m in manifests(tmp_path).values())  # noqa: E731
-    nothing_runs = lambda: all(run.info.status != "RUNNING" for run in runs(tmp_path))  # noqa: E731
-    seen: dict[str, dict] = {}
-
-    def started() -> subprocess.Popen[str]:
-        return start(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
-
-    def finished_artifacts_are_not_touched() -> None:
-        now = manifests(tmp_path)
-        assert {k: now[k] for k in seen} == seen
-        seen.update(now)
-
-    interrupted = started()
-    wait_for(lambda: training_workers(interrupted), interrupted)
-    interrupted.send_signal(signal.SIGINT)
-    output, _ = interrupted.communicate(timeout=90)
-    assert interrupted.returncode == 130, output  # whatever engine was at work: Ray Train and Ray Tune have handlers of their own
-    assert "the same command continues" in output and "Traceback" not in output
-    assert {run.info.status for run in runs(tmp_path)} == {"KILLED"}
-    finished_artifacts_are_not_touched()
-
-    killed = started()
-    wait_for(lambda: training_workers(killed) or count("finetune") == 2, killed)
-    kill(killed)
-    finished_artifacts_are_not_touched()
-
-    first, second = started(), started()
-    wait_for(lambda: count("label") >= 2, first)
-    kill(first)
-    finished_artifacts_are_not_touched()
-    wait_for(lambda: count("label_set") == 8 and training_workers(second), second)
-    for worker in training_workers(second):
-        worker.kill()
-    wait_for(lambda: count("pair") >= 1, second)
-    kill(second)
-    wait_for(nothing_runs, None, 60)
-    finished_artifacts_are_not_touched()
-
-    sweep(tmp_path, *DIGITS, *TINY, "--alphas", "0.5")
-    finished_artifacts_are_not_touched()
-    pd.testing.assert_frame_equal(cells(tmp_path), finished_cells(finished[0]))
-    stages = [m["stage"] for m in seen.values()]
-    assert (stages.count("finetune"), stages.count("pair"), stages.count("result")) == (4, 2, 1)
-    store = Store(str(tmp_path / "sweep_store"))
-    for key in seen:
-        store.verify(key)
-    assert len(runs(tmp_path, "finetune")) == 4
-    assert {run.info.status for run in runs(tmp_path)} == {"FINISHED"}
-    for left in ("in_progress", "leases", "checkpoints"):
-        assert not list((tmp_path / "sweep_store").glob(f"{left}/*")), left
 
 
 def finished_cells(directory: Path) -> pd.DataFrame:

@@ -207,7 +207,7 @@ def run_label(request: LabelRequest, prices: Prices, places: Places, say: Say = 
     store = Store(places.store or out.store_url)
     store.check_writable()
     try:
-        with interruption.remembered(), Session(store, places, request.device) as session:
+        with interruption.remembered(), Session(store, places, request.device, prices.price_per_hour) as session:
             _label(checked, prices, session, say)
     except KeyboardInterrupt:
         say("\nStopped. Finished shards stay: the same command continues from here.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 from sweep.commands.options import Places
@@ -13,10 +14,14 @@ from sweep.store.artifacts import Store
 
 
 class Session:
-    """Use it in a `with`. Raises ConfigError where the cluster does not answer, or its nodes do not see a local store."""
+    """Use it in a `with`. price_per_hour: of one worker, to show what labels cost.
 
-    def __init__(self, store: Store, places: Places, device: Device) -> None:
+    Raises ConfigError where the cluster does not answer, or its nodes do not see a local store.
+    """
+
+    def __init__(self, store: Store, places: Places, device: Device, price_per_hour: float | None = None) -> None:
         self.store = store
+        self._price_per_hour = price_per_hour
         self._places, self._device = places, device
         self._stack = ExitStack()
         self._workers: cluster.Workers | None = None
@@ -31,11 +36,12 @@ class Session:
     def workers(self) -> cluster.Workers:
         if self._workers is None:
             places = self._places
-            self._workers = self._stack.enter_context(
+            found = self._stack.enter_context(
                 cluster.connected(
                     places.address, self._device, places.num_workers, places.gpus_per_worker, places.threads_per_worker
                 )
             )
+            self._workers = replace(found, price_per_hour=self._price_per_hour)
             if not cluster.is_local(places.address):
                 self._check_shared()
         return self._workers

@@ -25,7 +25,7 @@ TASKS_A_WORKER = 8
 class Workers:
     """How many workers a stage may keep busy, and what each asks of Ray. num_tasks: plain tasks at once.
 
-    is_one_machine: Ray was started here for this run alone.
+    is_one_machine: Ray was started here for this run alone. price_per_hour: of one worker, where somebody named it.
     """
 
     number: int
@@ -33,6 +33,7 @@ class Workers:
     threads: int
     num_tasks: int
     is_one_machine: bool
+    price_per_hour: float | None = None
 
     @property
     def num_cpus(self) -> float:

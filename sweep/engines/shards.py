@@ -19,49 +19,32 @@ from sweep.store.artifacts import Store
 class LabelMeter:
     """Progress of a labelling: pictures, evaluations a second, time left, and cost where a price is given.
 
-    price_per_hour: of all workers together. The rate counts from the first shard on, so that start-up is not extrapolated.
+    price_per_hour: of all workers together.
     """
 
     def __init__(self, num_pictures: int, price_per_hour: float | None = None) -> None:
         self._progress = Progress("labels", num_pictures, "pictures")
         self._price_per_hour = price_per_hour
         self._began = time.monotonic()
-        self._first: tuple[float, int] | None = None
-        self._last = 0.0
-        self.num_evaluations = 0
-        self.num_skipped = 0
-        self.worker_seconds = 0.0
-        self.evaluation_seconds = 0.0
+        self._num_evaluations = 0
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    @property
-    def steady_rate(self) -> float | None:
-        """Pictures a second from the first finished shard to the last: start-up left out. None with fewer than two shards."""
-        if self._first is None or self._last <= self._first[0]:
-            return None
-        return (self._progress.done - self._first[1]) / (self._last - self._first[0])
-
     def add(self, meta: Mapping[str, Any]) -> None:
         """Count a shard by its manifest's meta."""
-        self.num_evaluations += meta["evaluations"]
-        self.num_skipped += meta["num_skipped"]
-        self.worker_seconds += meta["seconds"]
-        self.evaluation_seconds += meta["evaluation_seconds"]
+        self._num_evaluations += meta["evaluations"]
         number = meta["num_pictures"] + meta["num_skipped"]
         seconds = self.seconds
         done = self._progress.done + number
-        extra = f"{done / seconds:,.1f} pictures/s, {self.num_evaluations / seconds:,.0f} evaluations/s"
+        extra = f"{done / seconds:,.1f} pictures/s, {self._num_evaluations / seconds:,.0f} evaluations/s"
         if self._price_per_hour is not None:
             extra += f", cost so far {seconds / 3600 * self._price_per_hour:,.2f}"
             left = self._progress.left_s(time.monotonic())
             if left is not None:
                 extra += f" of about {(seconds + left) / 3600 * self._price_per_hour:,.2f}"
         self._progress.advance(number, extra)
-        self._last = time.monotonic()
-        self._first = self._first or (self._last, self._progress.done)
 
 
 class ShardActor:
@@ -75,14 +58,15 @@ class ShardActor:
         return {"shard": row["shard"], "outcome": attempt(self._works[int(row["shard"])], self._store)}
 
 
-def run_shards(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone, meter: LabelMeter | None = None) -> None:
+def run_shards(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
     """Publish the shards in one execution.
 
     An actor that dies is replaced and its shard done again. An error in a shard is raised as it was there; what is published stays.
     """
     if not works:
         return
-    meter = meter or LabelMeter(round(sum(w.size for w in works)))
+    price = None if workers.price_per_hour is None else workers.price_per_hour * workers.number
+    meter = LabelMeter(round(sum(w.size for w in works)), price)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
