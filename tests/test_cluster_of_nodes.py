@@ -41,13 +41,23 @@ class Node:
     def __init__(self, directory: Path, environment: dict[str, str], *arguments: str) -> None:
         directory.mkdir()
         self.cache = directory / "cache"
+        self._log = directory / "log"
         self._process = subprocess.Popen(
             [*RAY, "start", "--block", "--disable-usage-stats", "--object-store-memory=150000000", *arguments],
             cwd=directory,
             env={**environment, "XDG_CACHE_HOME": str(self.cache)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=self._log.open("w"),
+            stderr=subprocess.STDOUT,
         )
+
+        self._wait_until_up()
+
+    def _wait_until_up(self) -> None:
+        """Two that start on one machine at the same moment take the same names for their sockets, and one that finds no head gives up."""
+        deadline = time.monotonic() + 120
+        while "block forever" not in self._log.read_text():
+            assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.2)
 
     def processes(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -70,18 +80,7 @@ class Cluster:
         port = self.address.rpartition(":")[2]
         head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={directory / 'ray'}")
         self.head = Node(directory / "head", environment, *head)
-        self._wait_for_head()
         self.workers = [self.add(name) for name in ("one", "two")]
-
-    def _wait_for_head(self) -> None:
-        """A node that finds no head gives up at once."""
-        host, port = self.address.split(":")
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-                return
-            assert time.monotonic() < deadline, "the head did not come up"
-            time.sleep(0.2)
 
     def add(self, name: str) -> Node:
         return Node(self.directory / name, self.environment, f"--address={self.address}", "--num-cpus=3")

@@ -239,8 +239,9 @@ class SweepGraph:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Targets that some pair has."""
-        return tuple(dict.fromkeys(pair.target for pair in self.config.pairs))
+        """Targets that some pair has, in the order they were named."""
+        used = {pair.target for pair in self.config.pairs}
+        return tuple(target for target in self.config.target_names if target in used)
 
     @property
     def models(self) -> list[FineTuned]:

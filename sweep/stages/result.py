@@ -58,7 +58,7 @@ class Result(Stage):
             sweep_key=self.key,
             suite=self.config.suite,
             sources=tuple(dict.fromkeys(pair.transfer.source for pair in self.pairs)),
-            targets=tuple(dict.fromkeys(pair.transfer.target for pair in self.pairs)),
+            targets=tuple(reference.target for reference in self.references),
             pairs=tuple((pair.transfer.source, pair.transfer.target) for pair in self.pairs),
             provenance=provenance(self.config, self.pairs, store),
             cells=pd.concat([pair.cells(store) for pair in self.pairs], ignore_index=True)[list(CELL_COLUMNS)],
