@@ -31,7 +31,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 2
+    version = 3
 
     command: str
     config: SweepConfig
