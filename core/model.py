@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from core.attribution_head import COSINE, AttributionHead
 from core.miniature.weights import load_state_dict
-from core.tower import ImageTower, cls_token, linear, tokens
+from core.tower import ImageTower, block_output, cls_token, embed, linear, tokens
 
 # open_clip is imported where it is needed: it takes seconds, and many processes of a sweep only pass settings on.
 _log = logging.getLogger(__name__)
@@ -120,9 +121,9 @@ class Base:
             columns.append(F.normalize(unit.mean(1), dim=-1).cpu())
         return torch.cat(columns).T.contiguous()
 
-    def classifier(self, head: Tensor) -> SelfExplainingClassifier:
+    def classifier(self, head: Tensor, attribution_head: AttributionHead = COSINE) -> SelfExplainingClassifier:
         """A classifier with the base's weights (zero-shot), to be fine-tuned. head: [K, C] from `head`. Needs no text tower."""
-        return SelfExplainingClassifier(copy.deepcopy(self.visual), head, self.logit_scale)
+        return SelfExplainingClassifier(copy.deepcopy(self.visual), head, self.logit_scale, attribution_head)
 
 
 def _chunks(prompts: list[str], size: int) -> list[list[str]]:
@@ -140,14 +141,16 @@ class Explained:
 class SelfExplainingClassifier(nn.Module):
     """CLIP image classifier whose one head serves the CLS token (logits) and every patch token (attributions), Figure 1.
 
-    The attribution of patch m for class c is `attribution_scale` times the cosine between the projected patch token and the class
-    embedding: without the logit scale, so that attributions and Shapley values of the scaled cosine are of one size.
-    All trained weights are those of `visual`; the head is fixed.
+    attribution_head says how the cosines of patch tokens and class embedding become attributions. All trained weights are those of
+    `visual`; the head is fixed.
     """
 
     head: Tensor
+    empty: Tensor | None
 
-    def __init__(self, visual: ImageTower, head: Tensor, logit_scale: float, attribution_scale: float = 1.0) -> None:
+    def __init__(
+        self, visual: ImageTower, head: Tensor, logit_scale: float, attribution_head: AttributionHead = COSINE
+    ) -> None:
         super().__init__()
         check_supported(visual)
         if head.ndim != 2 or head.shape[0] != visual.proj.shape[1]:
@@ -155,8 +158,9 @@ class SelfExplainingClassifier(nn.Module):
         self.visual = visual
         self.visual.output_tokens = True  # open_clip's own forward pass, too, then gives both
         self.logit_scale = logit_scale
-        self.attribution_scale = attribution_scale
+        self.attribution_head = attribution_head
         self.register_buffer("head", head)
+        self.register_buffer("empty", None, persistent=False)
 
     def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Unit features of the CLS token [N, K] and of the patch tokens [N, M, K]. inputs: normalised [N, 3, S, S]."""
@@ -171,12 +175,36 @@ class SelfExplainingClassifier(nn.Module):
 
     def forward(self, inputs: Tensor, class_ids: Tensor | None = None) -> Explained:
         """Logits, and the attributions of `class_ids` [N] (without: of each picture's predicted class), in one pass."""
-        cls, patches = self.features(inputs)
+        empty = self.empty if self.attribution_head.needs_empty else None
+        if self.attribution_head.needs_empty and empty is None:
+            cls, patches, empty = self._features_with_empty(inputs)
+        else:
+            cls, patches = self.features(inputs)
         with self._in_float32():
             logits = self.logit_scale * cls @ self.head
             ids = logits.argmax(dim=1) if class_ids is None else class_ids
-            attributions = self.attribution_scale * torch.einsum("nmk,kn->nm", patches, self.head[:, ids])
-        return Explained(logits, attributions)
+            cosines = torch.einsum("nmk,kn->nm", patches, self.head[:, ids])
+            gap = None if empty is None else self.attribution_head.gap(cls, empty, ids, self.head, self.logit_scale)
+            return Explained(logits, self.attribution_head.attributions(cosines, gap))
+
+    def fix_empty(self) -> None:
+        """Keep the feature of the picture that shows nothing, for weights that change no more: a pass then takes only its pictures.
+
+        Until then it is computed with every batch: where weights are trained or set point by point it changes with them.
+        """
+        with torch.no_grad():
+            size, device = self.visual.image_size, self.head.device
+            self.empty = self._features_with_empty(torch.zeros(1, 3, *size, device=device))[2]
+
+    def _features_with_empty(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`features`, and the CLS feature [K] of the picture that shows nothing: all patches filled, or left out."""
+        if self.attribution_head.game.fill == "mean":
+            cls, patches = self.features(torch.cat([inputs, torch.zeros_like(inputs[:1])]))
+            return cls[:-1], patches[:-1], cls[-1]
+        states = embed(self.visual, torch.zeros_like(inputs[:1]))[:, :1]
+        for block in self.visual.transformer.resblocks:
+            states = block_output(block, states)
+        return *self.features(inputs), self._unit(self.visual.ln_post(states))[0, 0]
 
     def _unit(self, states: Tensor) -> Tensor:
         """Projected tokens of unit length, in float32 whatever the tower computes in. [..., D] -> [..., K]"""

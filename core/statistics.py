@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import pearsonr
+from scipy.stats import norm, pearsonr
 
 # A spread below this share of the largest value is rounding, not variance: r would be the correlation of two noises.
 SMALLEST_RELATIVE_SPREAD = 1e-12
@@ -66,3 +66,15 @@ def _complete_points(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], N
 
 def _is_constant(values: NDArray[np.float64]) -> bool:
     return bool(np.ptp(values) <= SMALLEST_RELATIVE_SPREAD * np.abs(values).max())
+
+
+def paired_ratio_bound(is_correct: NDArray[np.bool_], reference_is_correct: NDArray[np.bool_], confidence: float) -> float:
+    """Lower confidence limit, one-sided, of one model's accuracy divided by another's, both on the same pictures. [N] bool each.
+
+    By the delta method on paired pictures. A confidence of 0.5 gives the ratio itself.
+    """
+    own, reference = is_correct.astype(np.float64), reference_is_correct.astype(np.float64)
+    ratio = own.mean() / reference.mean()
+    residual = own - ratio * reference
+    error = np.sqrt(np.square(residual).mean() / len(own)) / reference.mean()
+    return float(ratio - norm.ppf(confidence) * error)

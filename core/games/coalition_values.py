@@ -12,7 +12,6 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +19,9 @@ from torch import Tensor
 
 from core.model import SelfExplainingClassifier
 from core.tower import Block, ImageTower, block_output, embed
+from core.value_function import Fill, Value, ValueFunction
 
-Value = Literal["logit", "log_odds", "probability"]
-Fill = Literal["mean", "drop"]
+__all__ = ["CoalitionEvaluator", "Fill", "Value", "is_out_of_memory"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +29,7 @@ _log = logging.getLogger(__name__)
 class CoalitionEvaluator:
     """Evaluates v(S) of one classifier.
 
-    value: `logit` is label_scale x cosine of the CLS and class features; `log_odds` the log odds of the class probability, times
-    label_scale / logit_scale so that both are of one size; `probability` the class probability.
-    fill: what stands for a patch outside S, see the module.
+    value, label_scale, fill: see `ValueFunction`, and the module.
     dtype: the arithmetic of the tower (float32 or bfloat16); the last normalisation and product are float32 always.
     batch_size: coalitions evaluated at once. Halved, and said so, whenever the device's memory does not suffice.
     """
@@ -47,7 +44,7 @@ class CoalitionEvaluator:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 64,
     ) -> None:
-        self.value, self.label_scale, self.fill, self.batch_size = value, label_scale, fill, batch_size
+        self.game, self.fill, self.batch_size = ValueFunction(value, label_scale, fill), fill, batch_size
         self.head, self.logit_scale = classifier.head.float(), classifier.logit_scale
         self.dtype = dtype
         self.tower = _cast(classifier.visual, dtype)
@@ -146,15 +143,7 @@ class CoalitionEvaluator:
 
     def _value(self, cls: Tensor, class_ids: Tensor) -> Tensor:
         """cls [N x P, K], class_ids [N] -> [N, P]"""
-        cls = cls.unflatten(0, (len(class_ids), -1))
-        if self.value == "logit":
-            return self.label_scale * torch.einsum("npk,kn->np", cls, self.head[:, class_ids])
-        log_probabilities = F.log_softmax(self.logit_scale * cls @ self.head, dim=-1)
-        own = log_probabilities.gather(2, class_ids[:, None, None].expand(-1, cls.shape[1], 1))[..., 0]
-        if self.value == "probability":
-            return own.exp()
-        others = log_probabilities.scatter(2, class_ids[:, None, None].expand(-1, cls.shape[1], 1), -torch.inf)
-        return self.label_scale / self.logit_scale * (own - others.logsumexp(dim=-1))
+        return self.game.of_features(cls.unflatten(0, (len(class_ids), -1)), class_ids, self.head, self.logit_scale)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,21 +1,15 @@
-"""`python -m sweep.run all_pairs`: section 5.1 of the paper, and sweeps over any sources and targets. Options to configuration."""
+"""`python -m sweep.run all_pairs`: section 5.1 of the paper, and sweeps over any sources and targets."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from core.data.domains import DomainError
-from core.finetune import Recipe
-from core.merging import MERGE_RULES
-from core.shapley.estimators import ESTIMATORS
-from sweep.commands.options import add_places, changed, numbers, places_from
+from sweep.commands import sweep_options
+from sweep.commands.options import places_from
 from sweep.commands.sweep import describe_sweep, run_sweep
-from sweep.experiment.config import ConfigError, DomainLocation, SweepConfig
-from sweep.experiment.suites import DRAWN, SUITES, own_domains
+from sweep.experiment.config import SweepConfig
+from sweep.experiment.suites import SUITES
 
 NAME = "all_pairs"
 HELP = "transfer explanations between all pairs of domains"
@@ -32,128 +26,7 @@ def run(options: argparse.Namespace) -> None:
 
 def config_from(options: argparse.Namespace) -> SweepConfig:
     """The suite with the fields that the command line changes."""
-    if options.domains and options.suite not in (None, "own"):
-        config = _chosen_domains(_suite(options.suite), options.domains)
-    elif options.domains:
-        config = own_domains([_domain_location(location) for location in options.domains])
-    else:
-        config = _suite(options.suite or "miniature")
-    if options.templates:
-        config = replace(config, domains=tuple(replace(d, templates=tuple(options.templates)) for d in config.domains))
-    if options.labels:
-        config = replace(config, domains=_with_labels(config.domains, options.labels))
-    search = changed(
-        config.search,
-        method=options.search,
-        alphas=numbers(options.alphas),
-        lambdas=_lambdas(options, config),
-        num_trials=options.num_trials,
-        lambda1=options.lambda1,
-        min_normalized_accuracy=options.min_normalized_accuracy,
-        select=options.select,
-        seed=options.seed,
-        merge=MERGE_RULES[options.merge] if options.merge else None,
-    )
-    game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
-    labels = changed(
-        config.labels,
-        train=changed(config.labels.train, budget=options.budget, **game),
-        validation=changed(config.labels.validation, budget=options.budget, **game),
-        test=changed(config.labels.test, budget=options.test_budget, **game),
-        max_train=options.max_train_labels,
-        max_test=options.max_test_labels,
-        learning_pictures=options.calibration_pictures,
-        learning_budget=options.calibration_budget,
-    )
-    recipe = config.recipe
-    if options.epochs is not None:
-        recipe = _with_length(recipe, None, options.epochs)
-    if options.num_steps is not None:
-        recipe = _with_length(recipe, options.num_steps, None)
-    recipe = changed(
-        recipe,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        warmup_steps=None if options.num_steps is None else min(recipe.warmup_steps, options.num_steps // 10),
-    )
-    data = changed(
-        config.data,
-        max_train_pictures=options.max_train_pictures,
-        max_test_pictures=options.max_test_pictures,
-        max_corrupt_share=options.max_corrupt_share,
-        seed=options.seed,
-    )
-    return changed(
-        config,
-        base=options.base,
-        device=options.device,
-        search=search,
-        labels=labels,
-        recipe=recipe,
-        data=data,
-        sources=tuple(options.sources) if options.sources else None,
-        targets=tuple(options.targets) if options.targets else None,
-    )
-
-
-def _with_length(recipe: Recipe, num_steps: int | None, epochs: int | None) -> Recipe:
-    try:
-        return replace(recipe, num_steps=num_steps, epochs=epochs)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _suite(name: str) -> SweepConfig:
-    if name not in SUITES:
-        raise ConfigError(f"unknown suite {name!r}: choose among {', '.join(SUITES)}, or give --domains")
-    return SUITES[name]()
-
-
-def _chosen_domains(config: SweepConfig, chosen: Sequence[str]) -> SweepConfig:
-    """Some of a suite's domains, by NAME; NAME=LOCATION reads a copy of it from somewhere else."""
-    known = {domain.name: domain for domain in config.domains}
-    domains = []
-    for text in chosen:
-        name, _, location = text.partition("=")
-        if name not in known:
-            raise ConfigError(f"suite {config.suite} has no domain {name!r}: choose among {', '.join(known)}")
-        domains.append(replace(known[name], location=location) if location else known[name])
-    return replace(config, domains=tuple(domains))
-
-
-def _domain_location(location: str) -> DomainLocation:
-    """NAME=LOCATION, or a location whose last part is the name."""
-    name, separator, rest = location.partition("=")
-    if separator and "/" not in name:
-        return DomainLocation(name, rest)
-    if location.startswith(DRAWN):
-        return DomainLocation(location.removeprefix(DRAWN), location)
-    if "://" not in location and not Path(location).exists():
-        raise DomainError(f"there is no directory {location}: check the path given to --domains")
-    return DomainLocation(location.rstrip("/").split("/")[-1].split("@")[0].replace(".", "_"), location)
-
-
-def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tuple[DomainLocation, ...]:
-    """The domains with what the label command wrote for some of them: DOMAIN=LOCATION."""
-    locations = {}
-    for text in given:
-        name, separator, location = text.partition("=")
-        if not separator or name not in {domain.name for domain in domains}:
-            raise ConfigError(f"--labels {text!r} names no domain: write DOMAIN=LOCATION with one of {', '.join(d.name for d in domains)}")
-        if name in locations:
-            raise ConfigError(f"--labels names {name} twice: give one location")
-        locations[name] = location
-    return tuple(replace(d, labels=locations.get(d.name, d.labels)) for d in domains)
-
-
-def _lambdas(options: argparse.Namespace, config: SweepConfig) -> tuple[float, ...] | None:
-    given = numbers(options.lambdas)
-    method = options.search or config.search.method
-    if given is None and method != config.search.method:
-        low, high = min(config.search.lambdas), max(config.search.lambdas)
-        return (low, high) if method == "optuna" else tuple(round(low + (high - low) * i / 12, 10) for i in range(13))
-    return given
+    return sweep_options.config_from(options, SUITES)
 
 
 def add_parser(commands: Any) -> None:
@@ -166,54 +39,4 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         argument_default=None,
     )
-    what = sweep.add_argument_group("what to run")
-    what.add_argument("--suite", help=f"one of {', '.join(SUITES)} (miniature unless --domains is given)")
-    what.add_argument(
-        "--domains",
-        nargs="+",
-        metavar="DOMAIN",
-        help="your own image sets: directories or hf://datasets/... URLs, or NAME=LOCATION; with --suite: some of its domains, by NAME or "
-        "(read from a copy) NAME=LOCATION",
-    )
-    what.add_argument(
-        "--sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="where explainability vectors are learned: domains, unions such as cars+textures, or others: for each target the union of all "
-        "other domains (default: each domain)",
-    )
-    what.add_argument("--targets", nargs="+", metavar="DOMAIN", help="domains whose classifiers get the vectors (default: each domain)")
-    what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains")
-    what.add_argument("--base", help="base model: miniature, an open_clip NAME:TAG, or a model directory")
-    what.add_argument("--seed", type=int, help="seed of data selection, training, labels and search")
-
-    search = sweep.add_argument_group("search")
-    search.add_argument("--search", choices=("optuna", "grid"))
-    search.add_argument("--alphas", help="weights of the classification loss, each one training a source: 0.3,0.7 or 0.1:0.9:0.1")
-    search.add_argument("--lambdas", help="lambda2: the grid's values, or the two ends of Optuna's range: 0,1.2")
-    search.add_argument("--lambda1", type=float, help="scaling coefficient of the target's own task vector")
-    search.add_argument("--merge", choices=tuple(MERGE_RULES), help="how vectors are put together (addition: eq. 8)")
-    search.add_argument("--num-trials", type=int, help="points an Optuna study evaluates for a pair")
-    search.add_argument("--min-normalized-accuracy", type=float, help="accuracy constraint on a chosen point")
-    search.add_argument("--select", choices=("validation", "test"), help="the split points are chosen on")
-
-    data = sweep.add_argument_group("data, labels and training")
-    data.add_argument("--max-train-pictures", type=int)
-    data.add_argument("--max-test-pictures", type=int)
-    data.add_argument("--max-corrupt-share", type=float, help="share of unreadable pictures that is tolerated")
-    data.add_argument("--labels", nargs="+", metavar="DOMAIN=DIR", help="train labels that `python -m sweep.run label` wrote")
-    data.add_argument("--budget", type=int, help="evaluations a training or validation picture's label takes")
-    data.add_argument("--test-budget", type=int, help="evaluations a test picture's label takes")
-    data.add_argument("--estimator", choices=tuple(ESTIMATORS), help="of the Shapley values")
-    data.add_argument("--calibration-pictures", type=int, help="pictures that an estimator learns from, where it learns")
-    data.add_argument("--calibration-budget", type=int, help="evaluations of each of those with a reference")
-    data.add_argument("--fill", choices=("mean", "drop"), help="what stands for a masked patch")
-    data.add_argument("--value", choices=("logit", "log_odds", "probability"), help="value of the game that is explained")
-    data.add_argument("--max-train-labels", type=int)
-    data.add_argument("--max-test-labels", type=int)
-    data.add_argument("--precision", choices=("float32", "bfloat16"), help="arithmetic of the label engine")
-    data.add_argument("--epochs", type=int)
-    data.add_argument("--num-steps", type=int)
-    data.add_argument("--learning-rate", type=float)
-    data.add_argument("--batch-size", type=int)
-    add_places(sweep, "sweep_store", "directory or fsspec URL of the artifacts")
+    sweep_options.add_sweep_options(sweep, SUITES, "each domain")

@@ -61,7 +61,7 @@ def check(config: SweepConfig) -> Checked:
         except ValueError as error:
             raise ConfigError(str(error)) from error
     imported = {d.name: LabelledData.look_at(d.labels, d.name, config.labels.train) for d in config.used_domains if d.labels}
-    domains = {domain.name: look_at(domain, config.data) for domain in config.used_domains}
+    domains = {domain.name: look_at(domain, config.data_of(domain.name)) for domain in config.used_domains}
     learning = config.labels.learning_budget, config.labels.learning_pictures
     for name, facts in domains.items():
         for settings in (config.labels.train, config.labels.validation, config.labels.test):

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
+from core.attribution_head import AttributionHead, HeadKind
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
 from core.merging import Addition, MergeRule
-from sweep.experiment.sources import ConfigError, Pair, make_pairs
+from core.value_function import ValueFunction
+from sweep.experiment.sources import ConfigError, Pair, Source, make_pairs
 
 __all__ = ["ConfigError", "DataSettings", "Device", "DomainLocation", "SearchSettings", "SplitLabels", "SweepConfig"]
 
 SearchMethod = Literal["optuna", "grid"]
 Selection = Literal["validation", "test"]
 Device = Literal["cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class DomainLocation:
-    """Where a domain comes from.
-
-    location: `miniature:NAME` (drawn at first use), a directory, or a URL fsspec knows (`hf://datasets/...`).
-    templates: prompt templates with one `{}` each; None takes the domain's own or the reader's default.
-    epochs: overrides the recipe's length for this domain. labels: a directory or URL that the label command wrote for the train split of
-    this domain; None labels it in the sweep.
-    """
-
-    name: str
-    location: str
-    templates: tuple[str, ...] | None = None
-    epochs: int | None = None
-    labels: str | None = None
+Calibration = Literal["none", "scale"]
+ObjectiveName = Literal["accuracy_bound", "e_rmse", "iou_at_10", "correlation", "infidelity", "few_labels"]
+OBJECTIVE_NAMES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,26 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class DomainLocation:
+    """Where a domain comes from.
+
+    location: `miniature:NAME` (drawn at first use), a directory, or a URL fsspec knows (`hf://datasets/...`).
+    templates: prompt templates with one `{}` each; None takes the domain's own or the reader's default.
+    epochs: overrides the recipe's length for this domain. labels: a directory or URL that the label command wrote for the train split of
+    this domain; None labels it in the sweep. data: overrides the sweep's settings. is_source_only: it is no target, and no part of
+    `others`.
+    """
+
+    name: str
+    location: str
+    templates: tuple[str, ...] | None = None
+    epochs: int | None = None
+    labels: str | None = None
+    data: DataSettings | None = None
+    is_source_only: bool = False
+
+
+@dataclass(frozen=True)
 class SplitLabels:
     """Labels of each split. None: every picture of the split; the accuracy is always measured on all.
 
@@ -71,6 +79,7 @@ class SplitLabels:
     validation: LabelSettings
     test: LabelSettings
     max_train: int | None = None
+    max_validation: int | None = None
     max_test: int | None = None
     num_second_draw: int = 16
     shard_size: int = 64
@@ -84,7 +93,11 @@ class SearchSettings:
 
     alphas: each costs one training a source domain. lambdas: the grid's lambda2 values, or the two ends of the range Optuna searches.
     num_trials: points an Optuna study evaluates. min_normalized_accuracy: the constraint a chosen point must meet on the split it is
-    chosen on. select: the split that alpha and lambda2 are chosen on. merge: how the vectors are put together, eq. 8 or another rule.
+    chosen on. accuracy_confidence: with which it must be met, one-sided, the split's pictures being a sample; 0.5 takes the accuracy as it
+    is. objective: what is wanted of a point that meets it (`sweep.stages.objectives`). calibration: `scale` fits one factor of the maps
+    on the validation pictures' own game values, which are no labels. num_few_labels: validation labels that the objective `few_labels`
+    may see. select: the split that alpha and lambda2 are chosen on. merge: how the vectors are put together, eq. 8 or another rule.
+    compares_objectives: every point is scored on test as well, for a table of what each objective would have chosen.
     """
 
     method: SearchMethod = "optuna"
@@ -93,6 +106,11 @@ class SearchSettings:
     num_trials: int = 16
     lambda1: float = 1.0
     min_normalized_accuracy: float = 0.95
+    accuracy_confidence: float = 0.5
+    objective: ObjectiveName = "e_rmse"
+    calibration: Calibration = "none"
+    num_few_labels: int = 8
+    compares_objectives: bool = False
     select: Selection = "validation"
     seed: int = 0
     merge: MergeRule = field(default_factory=Addition)
@@ -113,13 +131,19 @@ class SearchSettings:
             raise ConfigError(f"a study needs at least one trial, not {self.num_trials}")
         if not 0.0 <= self.min_normalized_accuracy <= 1.0:
             raise ConfigError(f"min_normalized_accuracy must lie in [0, 1], not {self.min_normalized_accuracy}")
+        if not 0.0 < self.accuracy_confidence < 1.0:
+            raise ConfigError(f"accuracy_confidence must lie between 0 and 1, not {self.accuracy_confidence}")
+        if self.num_few_labels < 1:
+            raise ConfigError(f"num_few_labels must be at least 1, not {self.num_few_labels}")
 
 
 @dataclass(frozen=True)
 class SweepConfig:
     """A whole sweep: which sources' explainability vectors are added to which targets, and everything their numbers depend on.
 
-    sources: names as `--sources` takes them (see `Source`); None: each domain by itself. targets: names of domains; None: all.
+    sources: names as `--sources` takes them (see `Source`); None: each domain by itself. targets: names of domains; None: all but those
+    that are sources only. head: how attributions are read off a classifier. diverse_recipe: how sources are trained on that are more than
+    one domain, or no target; None: as the others.
     """
 
     suite: str
@@ -130,6 +154,8 @@ class SweepConfig:
     labels: SplitLabels
     search: SearchSettings
     device: Device = "cpu"
+    head: HeadKind = "cosine"
+    diverse_recipe: Recipe | None = None
     sources: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
 
@@ -140,22 +166,46 @@ class SweepConfig:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"two domains are called {twice[0]!r}: rename one of the directories")
+        if not self.target_names:
+            raise ConfigError("every domain is a source only: name --targets")
         if not self.pairs:
             raise ConfigError("no source differs from every target: name other --sources or --targets")
 
     @property
     def target_names(self) -> tuple[str, ...]:
         """The domains that vectors are added to."""
-        return self.targets or tuple(domain.name for domain in self.domains)
+        return self.targets or tuple(domain.name for domain in self.domains if not domain.is_source_only)
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """All (source, target) pairs, by source. A source that holds the target itself is no source for it."""
         names = tuple(domain.name for domain in self.domains)
-        return make_pairs(self.sources or names, self.target_names, names)
+        alike = tuple(domain.name for domain in self.domains if not domain.is_source_only)
+        return make_pairs(self.sources or names, self.target_names, names, alike)
 
     @property
     def used_domains(self) -> tuple[DomainLocation, ...]:
         """The domains that are a target or a part of a source, in their order."""
         used = set(self.target_names) | {part for pair in self.pairs for part in pair.source.parts}
         return tuple(domain for domain in self.domains if domain.name in used)
+
+    def data_of(self, domain: str) -> DataSettings:
+        """Which of a domain's pictures are used."""
+        return self._location(domain).data or self.data
+
+    def recipe_of(self, source: Source) -> Recipe:
+        """How models are trained on a source."""
+        locations = [self._location(part) for part in source.parts]
+        is_diverse = source.is_union or locations[0].is_source_only
+        recipe = self.diverse_recipe if is_diverse and self.diverse_recipe else self.recipe
+        epochs = [location.epochs for location in locations if location.epochs is not None]
+        return replace(recipe, epochs=max(epochs)) if epochs and recipe.num_steps is None else recipe
+
+    @property
+    def attribution_head(self) -> AttributionHead:
+        """Of every self-explaining model. Its game is that of the labels."""
+        labels = self.labels.train
+        return AttributionHead(self.head, game=ValueFunction(labels.value, labels.label_scale, labels.fill))
+
+    def _location(self, name: str) -> DomainLocation:
+        return next(domain for domain in self.domains if domain.name == name)

@@ -41,10 +41,12 @@ class Pair:
         return self.source.name, self.target
 
 
-def make_pairs(sources: Sequence[str], targets: Sequence[str], domains: Sequence[str]) -> tuple[Pair, ...]:
+def make_pairs(
+    sources: Sequence[str], targets: Sequence[str], domains: Sequence[str], alike: Sequence[str] | None = None
+) -> tuple[Pair, ...]:
     """The pairs of the sources and targets that are named, by source.
 
-    A source is a domain, a union `A+B`, or `others`. A pair whose source holds the target itself is left out: that would be supervision.
+    A source is a domain, a union `A+B`, or `others`: of those that are `alike` (None: of all domains). A pair whose source holds the target itself is left out: that would be supervision.
     Raises ConfigError for a name that is no domain, or one that comes twice.
     """
     for what, names in (("source", sources), ("target", targets)):
@@ -59,7 +61,7 @@ def make_pairs(sources: Sequence[str], targets: Sequence[str], domains: Sequence
         if len(set(parts)) < len(parts):
             raise ConfigError(f"the union {name!r} names a domain twice: name each once")
         for target in targets:
-            of_target = parts or tuple(domain for domain in domains if domain != target)
+            of_target = parts or tuple(domain for domain in alike or domains if domain != target)
             if target not in of_target:
                 pairs.append(Pair(Source(name, of_target), target))
     return tuple(pairs)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from core import miniature as drawings
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings, fast_precision
 from core.model import MINIATURE
 from sweep.experiment.config import DataSettings, DomainLocation, SearchSettings, SplitLabels, SweepConfig
+from sweep.experiment.sources import OTHERS
 
 DRAWN = "miniature:"
 """Prefix of the location of a domain that is drawn."""
+CONCEPTS = "concepts"
+"""The drawn source of many classes, none of which a target has."""
 
 
 def miniature() -> SweepConfig:
@@ -23,17 +27,30 @@ def miniature() -> SweepConfig:
     return SweepConfig(
         suite="miniature",
         base=MINIATURE,
-        domains=tuple(DomainLocation(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
-        data=DataSettings(max_train_pictures=250, max_test_pictures=120),
+        domains=(
+            *(DomainLocation(name, f"{DRAWN}{name}") for name in drawings.DOMAIN_NAMES),
+            DomainLocation(
+                CONCEPTS,
+                f"{DRAWN}{CONCEPTS}",
+                data=DataSettings(max_train_pictures=2500, max_test_pictures=110, validation_share=0.04),
+                is_source_only=True,
+            ),
+        ),
+        data=DataSettings(max_train_pictures=425, max_test_pictures=120, validation_share=200 / 425),
         recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=200, warmup_steps=20),
+        diverse_recipe=Recipe(learning_rate=5e-4, batch_size=64, num_steps=600, warmup_steps=30),
+        head="efficiency",
         labels=SplitLabels(
             train=LabelSettings(budget=224, precision=precision, estimator="size_adjusted"),
             validation=LabelSettings(budget=224, pool_size=8, precision=precision, num_perturbations=64, estimator="size_adjusted"),
             test=LabelSettings(budget=448, pool_size=8, precision=precision, num_perturbations=64, estimator="size_adjusted"),
+            max_validation=25,
             max_test=40,
             num_second_draw=10,
         ),
-        search=SearchSettings(alphas=(0.2, 0.5), num_trials=16),
+        search=SearchSettings(
+            alphas=(0.2, 0.5), lambdas=(0.0, 2.0), num_trials=16, objective="accuracy_bound", calibration="scale"
+        ),
     )
 
 
@@ -91,4 +108,14 @@ def paper() -> SweepConfig:
     )
 
 
+def universal_miniature() -> SweepConfig:
+    """The miniature's eight targets, each with the vector of the drawn `concepts` and with that of all other domains."""
+    template = miniature()
+    search = replace(template.search, compares_objectives=True)
+    return replace(template, sources=(CONCEPTS, OTHERS), search=search)
+
+
 SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": miniature, "paper": paper}
+
+UNIVERSAL_SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": universal_miniature, "paper": paper}
+"""Section 5.2."""

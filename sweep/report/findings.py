@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sweep.report.references import REFERENCE_TITLES, REFERENCES
+from sweep.report.references import EXPECTED, REFERENCE_TITLES
 from sweep.report.result import SCORE_COLUMNS, SweepResult
 from sweep.report.tables import SCORE_TITLES, chosen_pairs, headline, missing_pairs, num_better
 from sweep.report.text import number, shown_name
@@ -33,7 +33,7 @@ def warnings(result: SweepResult) -> list[str]:
         more = " and others" if len(missing) > 5 else ""
         found.append(f"{len(missing)} of {len(result.pairs)} pairs have no result and are in no mean: {named}{more}.")
     known = set(result.references[["domain", "reference"]].itertuples(index=False, name=None))
-    absent = [REFERENCE_TITLES[r] for r in REFERENCES if any((domain, r) not in known for domain in result.targets)]
+    absent = [REFERENCE_TITLES[r] for r in EXPECTED if any((domain, r) not in known for domain in result.targets)]
     if absent:
         found.append(f"No score can be judged without its references; missing for some domains: {', '.join(absent)}.")
     undefined = chosen_pairs(result)[list(SCORE_COLUMNS)].isna().sum()

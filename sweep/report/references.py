@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference row. meaning: begins in lower case and ends in a full stop."""
+    """One reference row. meaning: begins in lower case and ends in a full stop. is_optional: not every sweep has it."""
 
     name: str
     title: str
     meaning: str
+    is_optional: bool = False
 
 
 _ALL = (
@@ -28,6 +29,13 @@ _ALL = (
         "prediction-only",
         "the target's classifier, trained without explanation supervision; what normalised scores are divided by.",
     ),
+    Reference(
+        "prediction_only_head",
+        "prediction-only, normalised head",
+        "the same classifier, its attributions shifted to meet the efficiency axiom as those of the transferred models are: what the head "
+        "alone does.",
+        is_optional=True,
+    ),
     Reference("zero_shot", "zero-shot", "the base model, not trained on the target."),
     Reference(
         "supervised",
@@ -43,5 +51,6 @@ _ALL = (
 )
 
 REFERENCES = tuple(reference.name for reference in _ALL)
+EXPECTED = tuple(reference.name for reference in _ALL if not reference.is_optional)
 REFERENCE_TITLES = {reference.name: reference.title for reference in _ALL}
 REFERENCE_MEANINGS = {reference.name: reference.meaning for reference in _ALL}

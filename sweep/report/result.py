@@ -15,7 +15,10 @@ from sweep.report.references import REFERENCES
 
 PAIR_COLUMNS = ("source_domain", "target_domain")
 SCORE_COLUMNS = tuple(score.name for score in SCORES)
-CELL_COLUMNS = (*PAIR_COLUMNS, "alpha", "lambda1", "lambda2", "split", "trial", "is_chosen", *SCORE_COLUMNS)
+POINT_COLUMNS = ("attribution_scale", "normalized_accuracy_lower", "few_labels_e_rmse")
+"""Of a point besides its scores: the factor of its maps, the lower confidence limit of its normalised accuracy, E-RMSE on a few labels."""
+CELL_COLUMNS = (*PAIR_COLUMNS, "alpha", "lambda1", "lambda2", "split", "trial", "is_chosen", *POINT_COLUMNS, *SCORE_COLUMNS)
+OBJECTIVE_COLUMNS = (*PAIR_COLUMNS, "objective", "needs_labels", "alpha", "lambda2", "attribution_scale", *SCORE_COLUMNS)
 REFERENCE_COLUMNS = ("domain", "reference", "alpha", *SCORE_COLUMNS)
 SIMILARITY_COLUMNS = (*PAIR_COLUMNS, "alpha", "similarity_prediction_only", "similarity_explainability")
 
@@ -23,7 +26,7 @@ SPLITS = ("validation", "test")
 EXAMPLE_ATTRIBUTIONS = ("label", "transferred", "prediction_only", "supervised", "zero_shot")
 
 _STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference"}
-_NULLABLE_COLUMNS = {*SCORE_COLUMNS, "similarity_prediction_only", "similarity_explainability"}
+_NULLABLE_COLUMNS = {*SCORE_COLUMNS, "normalized_accuracy_lower", "similarity_prediction_only", "similarity_explainability"}
 _BOUNDS = {
     "alpha": (0.0, 1.0),
     **{score.name: score.bounds for score in SCORES},

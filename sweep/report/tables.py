@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import SCORE_NAMED, SCORES
-from sweep.report.references import REFERENCE_TITLES, REFERENCES
+from sweep.report.references import EXPECTED, REFERENCE_TITLES, REFERENCES
 from sweep.report.result import PAIR_COLUMNS, REFERENCE_COLUMNS, SCORE_COLUMNS, SweepResult
 
 SCORE_TITLES = {score.name: score.title for score in SCORES}
@@ -39,6 +39,12 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"{self.num_better} of {self.num_compared}"
+
+
+def known_references(result: SweepResult) -> list[str]:
+    """The references in their order: those that every sweep has, and the optional ones of this one."""
+    found = set(result.references["reference"])
+    return [reference for reference in REFERENCES if reference in EXPECTED or reference in found]
 
 
 def reference_scores(result: SweepResult) -> pd.DataFrame:
@@ -80,7 +86,7 @@ def pair_references(result: SweepResult) -> pd.DataFrame:
     }
     rows = []
     for pair in chosen_pairs(result).itertuples():
-        for reference in REFERENCES:
+        for reference in known_references(result):
             found = by_key.get((pair.target_domain, reference, round(pair.alpha, 9)))
             found = found or by_key.get((pair.target_domain, reference, None))
             scores = {score: getattr(found, score, math.nan) for score in SCORE_COLUMNS}
@@ -106,7 +112,7 @@ def supervised_of_targets(result: SweepResult) -> pd.DataFrame:
 def headline(result: SweepResult) -> pd.DataFrame:
     """Mean scores over the finished pairs: row `transferred`, then every reference. Undefined scores are left out."""
     scores = list(SCORE_COLUMNS)
-    references = pair_references(result).groupby("reference")[scores].mean().reindex(list(REFERENCES))
+    references = pair_references(result).groupby("reference")[scores].mean().reindex(known_references(result))
     transferred = chosen_pairs(result)[scores].mean().to_frame("transferred").T
     return pd.concat([transferred, references])
 

@@ -11,11 +11,11 @@ trials.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from core.finetune import Recipe
+from core.attribution_head import COSINE, AttributionHead
 from core.games.attribution_labels import LabelSettings
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import Pair, Source
@@ -61,7 +61,7 @@ class SweepGraph:
 
     def pictures(self, domain: str) -> Pictures:
         facts = self.domains[domain]
-        return self._once(("pictures", domain), lambda: make_pictures(facts, self.config.data, self.base.preprocessing))
+        return self._once(("pictures", domain), lambda: make_pictures(facts, self.config.data_of(domain), self.base.preprocessing))
 
     def head(self, domain: str) -> TextHead:
         facts = self.domains[domain]
@@ -86,16 +86,12 @@ class SweepGraph:
                 tuple(self.pictures(part) for part in source.parts),
                 tuple(self.head(part) for part in source.parts),
                 tuple(self.labels(part, "train") for part in source.parts) if alpha < 1.0 else (),
-                self._recipe(source),
+                self.config.recipe_of(source),
                 float(alpha),
+                self.config.attribution_head,
                 self.config.device,
             ),
         )
-
-    def _recipe(self, source: Source) -> Recipe:
-        recipe = self.config.recipe
-        epochs = [d.epochs for d in self.config.domains if d.name in source.parts and d.epochs is not None]
-        return replace(recipe, epochs=max(epochs)) if epochs and recipe.num_steps is None else recipe
 
     def task_vector(self, source: Source) -> Vector:
         """tau_ft"""
@@ -107,14 +103,18 @@ class SweepGraph:
             ("star", source, alpha), lambda: Vector(self.self_explaining(source, alpha), self.prediction_only(source))
         )
 
-    def zero_shot(self, domain: str) -> Classifier:
-        return self._once(("zero", domain), lambda: Classifier(self.base, (self.head(domain),), None, self.config.device))
-
-    def classifier(self, domain: str, alpha: float) -> Classifier:
-        """A domain's own fine-tuned model with its head."""
+    def zero_shot(self, domain: str, attribution_head: AttributionHead = COSINE) -> Classifier:
         return self._once(
-            ("classifier", domain, alpha),
-            lambda: Classifier(self.base, (self.head(domain),), self._finetuned(alone(domain), alpha), self.config.device),
+            ("zero", domain, attribution_head),
+            lambda: Classifier(self.base, (self.head(domain),), None, self.config.device, attribution_head),
+        )
+
+    def classifier(self, domain: str, alpha: float, attribution_head: AttributionHead = COSINE) -> Classifier:
+        """A domain's own fine-tuned model with its head."""
+        model = self._finetuned(alone(domain), alpha)
+        return self._once(
+            ("classifier", domain, alpha, attribution_head),
+            lambda: Classifier(self.base, (self.head(domain),), model, self.config.device, attribution_head),
         )
 
     def label_settings(self, role: Role) -> LabelSettings:
@@ -124,7 +124,8 @@ class SweepGraph:
     def num_labelled(self, domain: str, role: Role) -> int:
         """Pictures of a label set, before those that cannot be read are left out."""
         labels, number = self.config.labels, self.domains[domain].count(ROLES[role])
-        most = {"train": labels.max_train, "validation": None, "test": labels.max_test, "ceiling": labels.num_second_draw}[role]
+        limits = {"train": labels.max_train, "validation": labels.max_validation, "test": labels.max_test}
+        most = labels.num_second_draw if role == "ceiling" else limits[role]
         if role == "ceiling" and labels.max_test is not None:
             most = min(labels.num_second_draw, labels.max_test)
         return number if most is None else min(most, number)
@@ -177,13 +178,16 @@ class SweepGraph:
         return self._once(("reference", target), lambda: self._reference(target))
 
     def _reference(self, target: str) -> Reference:
-        supervised = [self.scores(target, "supervised", self.classifier(target, alpha)) for alpha in self.config.search.alphas]
-        zero_shot = self.scores(target, "zero_shot", self.zero_shot(target))
+        head, models = self.config.attribution_head, [self.prediction_only_scores(target)]
+        if head.kind != COSINE.kind:
+            models.append(self.scores(target, "prediction_only_head", self.classifier(target, 1.0, head)))
+        models.append(self.scores(target, "zero_shot", self.zero_shot(target)))
+        models += [self.scores(target, "supervised", self.classifier(target, alpha, head)) for alpha in self.config.search.alphas]
         roles: tuple[Role, ...] = ("train", "validation", "test", "ceiling")
         return Reference(
             target,
             len(self.domains[target].class_names),
-            (self.prediction_only_scores(target), zero_shot, *supervised),
+            tuple(models),
             *(self.labels(target, role) for role in roles),
         )
 
@@ -194,7 +198,7 @@ class SweepGraph:
             pair.target,
             self.base.preprocessing,
             self.pictures(pair.target),
-            self.zero_shot(pair.target),
+            self.zero_shot(pair.target, self.config.attribution_head),
             self.task_vector(source),
             self.task_vector(target),
             tuple(self.explainability_vector(source, alpha) for alpha in alphas),
@@ -219,7 +223,7 @@ class SweepGraph:
                 tuple(self.pair(pair) for pair in self.config.pairs if pair.target == target),
                 self.zero_shot(target),
                 self.classifier(target, 1.0),
-                tuple(self.classifier(target, alpha) for alpha in self.config.search.alphas),
+                tuple(self.classifier(target, alpha, self.config.attribution_head) for alpha in self.config.search.alphas),
                 self.labels(target, "test"),
                 self.config.device,
             ),

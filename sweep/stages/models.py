@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.attribution_head import COSINE, AttributionHead
 from core.data.picture_shards import PictureShards
 from core.finetune import Recipe, TrainingData, finetune
 from core.model import SelfExplainingClassifier
@@ -51,6 +52,7 @@ class FineTuned(Stage):
     labels: tuple[LabelSet, ...]
     recipe: Recipe
     alpha: float
+    attribution_head: AttributionHead
     device: Device
 
     @property
@@ -59,7 +61,8 @@ class FineTuned(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"base": self.base.fingerprint, "recipe": asdict(self.recipe), "alpha": float(self.alpha), "device": self.device}
+        settings = {"base": self.base.fingerprint, "recipe": asdict(self.recipe), "alpha": float(self.alpha), "device": self.device}
+        return settings if self.alpha == 1.0 else {**settings, "head": asdict(self.attribution_head)}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -72,7 +75,7 @@ class FineTuned(Stage):
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         data = self._data(store)
-        classifier = self.base.load().classifier(load_heads(store, self.heads)).to(self.device)
+        classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head).to(self.device)
         with store.checkpoint(self.key) as checkpoint:
             history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint)
         save_file({k: v.contiguous().cpu() for k, v in classifier.visual.state_dict().items()}, directory / WEIGHTS)
@@ -161,12 +164,16 @@ def open_artifact(location: str) -> Artifact:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier by what it is made of; `load` makes it. model: None for the base's own weights (zero-shot)."""
+    """A classifier by what it is made of; `load` makes it. model: None for the base's own weights (zero-shot).
+
+    Its attributions depend on attribution_head; its logits, and the games that labels are made of, do not.
+    """
 
     base: BaseFacts
     heads: tuple[TextHead, ...]
     model: FineTuned | StoredModel | None
     device: Device
+    attribution_head: AttributionHead = COSINE
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -175,7 +182,8 @@ class Classifier:
     @property
     def params(self) -> dict[str, Any]:
         stored = {"weights": self.model.sha256} if isinstance(self.model, StoredModel) else {}
-        return {"base": self.base.fingerprint, **stored}
+        head = {} if self.attribution_head == COSINE else {"head": asdict(self.attribution_head)}
+        return {"base": self.base.fingerprint, **stored, **head}
 
     @property
     def name(self) -> str:
@@ -194,7 +202,7 @@ class Classifier:
 
     def load(self, store: Store) -> SelfExplainingClassifier:
         """The classifier on its device, without gradients."""
-        classifier = self.base.load().classifier(load_heads(store, self.heads))
+        classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head)
         if self.model is not None:
             classifier.visual.load_state_dict(self.model.load(store))
         return classifier.to(self.device).eval().requires_grad_(False)

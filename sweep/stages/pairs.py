@@ -7,21 +7,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from core.map_scale import rescaled
 from core.merging import Merger
-from core.metrics import SCORES, with_normalized
+from core.metrics import SCORES, Scores, e_rmse, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
-from core.task_vectors import cosine_matrix
+from core.statistics import paired_ratio_bound
+from core.task_vectors import TaskVector, cosine_matrix
 from sweep.experiment.config import Device, SearchSettings
-from sweep.report.result import CELL_COLUMNS, SIMILARITY_COLUMNS
+from sweep.report.result import CELL_COLUMNS, OBJECTIVE_COLUMNS, SIMILARITY_COLUMNS
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
+from sweep.stages.objectives import OBJECTIVES, Cell, keeps_accuracy
 from sweep.stages.pictures import Pictures
 from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
 from sweep.stages.stage import ChildRun, Stage
-from sweep.stages.study import Cell, Evaluate, choose, run_study
+from sweep.stages.study import Evaluate, run_study
 from sweep.stages.vectors import Vector
 from sweep.store.artifacts import Store
 
@@ -67,39 +71,89 @@ class Points:
         self._transfer, self._store, self._search = transfer, store, search
         self._classifier: SelfExplainingClassifier = transfer.zero_shot.load(store)
         self._base = dict(transfer.zero_shot.base.load().visual.state_dict())
+        self._task: TaskVector = transfer.target_task.load(store)
         self._mergers: dict[float, Merger] = {}
+        self._splits: dict[str, _Split] = {}
+        self._scales: dict[tuple[float, float], float] = {}
 
     def classifier(self, alpha: float, lambda2: float) -> SelfExplainingClassifier:
-        """The transferred model of a point. The same object every time."""
+        """The transferred model of a point, before calibration. The same object every time."""
         if alpha not in self._mergers:
             (vector,) = (v for v in self._transfer.source_vectors if v.model.alpha == alpha)
-            task = self._transfer.target_task.load(self._store)
-            self._mergers[alpha] = self._search.merge.prepare(self._base, task, vector.load(self._store), self._transfer.device)
+            loaded = vector.load(self._store)
+            self._mergers[alpha] = self._search.merge.prepare(self._base, self._task, loaded, self._transfer.device)
         weights = self._mergers[alpha].weights(self._search.lambda1, lambda2)
         self._classifier.visual.load_state_dict(weights)
         return self._classifier
 
+    def scale(self, alpha: float, lambda2: float) -> float:
+        """The factor that calibrates a point's maps, found on the validation pictures; 1 where none is wanted."""
+        if self._search.calibration == "none":
+            return 1.0
+        if (alpha, lambda2) not in self._scales:
+            evaluator = self._split("validation").evaluator
+            _, attributions = evaluator.outputs(self.classifier(alpha, lambda2))
+            self._scales[alpha, lambda2] = evaluator.map_scale(self._classifier.attribution_head, attributions)
+        return self._scales[alpha, lambda2]
+
     def on(self, split: str) -> Evaluate:
         """A function (alpha, lambda2) -> the cell of that point on a split."""
-        transfer, search = self._transfer, self._search
-        labels = {"validation": transfer.validation, "test": transfer.test}[split]
-        evaluator = SplitEvaluator(self._store, transfer.pictures, labels, transfer.preprocessing, transfer.device)
-        prediction_only = transfer.prediction_only.load(self._store, split)
+        found = self._split(split)
 
         def evaluate(alpha: float, lambda2: float) -> Cell:
-            scores = evaluator.scores(self.classifier(alpha, lambda2))
+            head = self._classifier.attribution_head
+            logits, attributions = found.evaluator.outputs(self.classifier(alpha, lambda2))
+            if split == "validation" and self._search.calibration == "scale":
+                self._scales[alpha, lambda2] = found.evaluator.map_scale(head, attributions)
+            scale = self.scale(alpha, lambda2)
+            attributions = rescaled(head, attributions, scale)
+            is_correct = found.evaluator.is_correct(logits)
+            scores = found.evaluator.map_scores(attributions, float(is_correct.mean()))
+            few = min(self._search.num_few_labels, len(attributions))
             return {
-                "source_domain": transfer.source,
-                "target_domain": transfer.target,
+                "source_domain": self._transfer.source,
+                "target_domain": self._transfer.target,
                 "alpha": float(alpha),
-                "lambda1": float(search.lambda1),
+                "lambda1": float(self._search.lambda1),
                 "lambda2": float(lambda2),
                 "split": split,
                 "is_chosen": False,
-                **with_normalized(scores, prediction_only),
+                "attribution_scale": scale * head.scale,
+                "normalized_accuracy_lower": found.accuracy_bound(is_correct, self._search.accuracy_confidence),
+                "few_labels_e_rmse": e_rmse(attributions[:few], found.evaluator.labels.attributions[:few]),
+                **with_normalized(scores, found.prediction_only),
             }
 
         return evaluate
+
+    def _split(self, split: str) -> _Split:
+        if split not in self._splits:
+            transfer = self._transfer
+            labels = {"validation": transfer.validation, "test": transfer.test}[split]
+            evaluator = SplitEvaluator(self._store, transfer.pictures, labels, transfer.preprocessing, transfer.device)
+            self._classifier.visual.load_state_dict(self._task.apply_to(self._base))
+            logits, _ = evaluator.outputs(self._classifier)
+            self._splits[split] = _Split(evaluator, transfer.prediction_only.load(self._store, split), evaluator.is_correct(logits))
+        return self._splits[split]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A split, and how the prediction-only model does on it: its scores, and the pictures [N] that it classifies rightly."""
+
+    evaluator: SplitEvaluator
+    prediction_only: Scores
+    is_correct: np.ndarray
+
+    def accuracy_bound(self, is_correct: np.ndarray, confidence: float) -> float | None:
+        """The lower confidence limit of a model's normalised accuracy, whose pictures [N] are classified rightly."""
+        if not self.is_correct.any():
+            return None
+        return paired_ratio_bound(is_correct, self.is_correct, confidence)
+
+
+_POINT_SETTINGS = ("lambda1", "lambdas", "select", "merge", "calibration", "accuracy_confidence", "num_few_labels", "scores")
+"""What the cells of a grid depend on; the rest of the search says which of them is chosen."""
 
 
 def _searched(search: SearchSettings) -> dict[str, Any]:
@@ -113,7 +167,7 @@ class Cells(Stage):
     """The grid's scores of one pair and alpha, over all lambda2: a sweep with one more alpha evaluates only that one."""
 
     kind = "cells"
-    version = 2
+    version = 3
 
     transfer: Transfer
     search: SearchSettings
@@ -126,7 +180,7 @@ class Cells(Stage):
     @property
     def params(self) -> dict[str, Any]:
         searched = _searched(self.search)
-        return {"alpha": self.alpha, **{k: searched[k] for k in ("lambda1", "lambdas", "select", "merge", "scores")}}
+        return {"alpha": self.alpha, **self.transfer.zero_shot.params, **{k: searched[k] for k in _POINT_SETTINGS}}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -147,7 +201,7 @@ class PairSearch(Stage):
     """
 
     kind = "pair"
-    version = 2
+    version = 3
     engine = "trials"
     uses_device = True
     unit = "pairs"
@@ -162,7 +216,7 @@ class PairSearch(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"search": _searched(self.search)}
+        return {"search": _searched(self.search), **self.transfer.zero_shot.params}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -178,15 +232,31 @@ class PairSearch(Stage):
             name = f"{self.study_prefix}/{transfer.source}->{transfer.target}"
             cells = run_study(name, self.key, search, points.on(search.select), directory / "study.journal")
         cells = [{**cell, "trial": i} for i, cell in enumerate(cells)]
-        chosen = choose(cells, search)
+        chosen = OBJECTIVES[search.objective].choose(cells, search)
+        if search.compares_objectives:
+            self._compared(cells, points).to_parquet(directory / "objectives.parquet", index=False)
         chosen["is_chosen"] = True
         if search.select == "validation":
             on_test = points.on("test")(chosen["alpha"], chosen["lambda2"])
             cells.append({**on_test, "trial": chosen["trial"], "is_chosen": True})
         pd.DataFrame(cells)[list(CELL_COLUMNS)].to_parquet(directory / "cells.parquet", index=False)
         self._similarities(store).to_parquet(directory / "similarities.parquet", index=False)
-        meets = chosen["normalized_accuracy"] is not None and chosen["normalized_accuracy"] >= search.min_normalized_accuracy
-        return {"num_cells": len(cells), "constraint_met": bool(meets)}
+        return {"num_cells": len(cells), "constraint_met": keeps_accuracy(chosen, search)}
+
+    def _compared(self, cells: Sequence[Cell], points: Points) -> pd.DataFrame:
+        """What each objective would have chosen, scored on test, and the best that there was there: OBJECTIVE_COLUMNS."""
+        on_test, known = points.on("test"), {(cell["alpha"], cell["lambda2"]): cell for cell in cells}
+        tested = [on_test(*point) for point in known]
+        rows = []
+        for objective in OBJECTIVES.values():
+            chosen = objective.choose(cells, self.search)
+            (found,) = (cell for cell in tested if (cell["alpha"], cell["lambda2"]) == (chosen["alpha"], chosen["lambda2"]))
+            rows.append({**found, "objective": objective.name, "needs_labels": objective.needs_labels})
+        kept = [cell for cell in tested if (cell["normalized_accuracy"] or 0.0) >= self.search.min_normalized_accuracy]
+        for name in ("correlation", "iou_at_10", "e_rmse"):
+            oracle = OBJECTIVES[name].best(kept or tested, tested, self.search)
+            rows.append({**oracle, "objective": f"oracle_{name}", "needs_labels": True})
+        return pd.DataFrame(rows)[list(OBJECTIVE_COLUMNS)]
 
     def _similarities(self, store: Store) -> pd.DataFrame:
         """Cosines of the task vectors of source and target, per alpha."""
@@ -204,6 +274,12 @@ class PairSearch(Stage):
 
     def similarities(self, store: Store) -> pd.DataFrame:
         return pd.read_parquet(self.artifact(store).path("similarities.parquet"))
+
+    def objectives(self, store: Store) -> pd.DataFrame:
+        """OBJECTIVE_COLUMNS; no rows where objectives were not compared."""
+        if not self.search.compares_objectives:
+            return pd.DataFrame(columns=list(OBJECTIVE_COLUMNS))
+        return pd.read_parquet(self.artifact(store).path("objectives.parquet"))
 
     def chosen(self, store: Store, split: str) -> dict[str, Any]:
         """The chosen point's cell on a split."""

@@ -1,19 +1,18 @@
-"""The Optuna study of a pair: E-RMSE down, accuracy up, with normalised accuracy as a constraint. The only use of Optuna."""
+"""The Optuna study of a pair: E-RMSE down, accuracy up, with the accuracy bound as a constraint. The only use of Optuna."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from sweep.experiment.config import SearchSettings
+from sweep.stages.objectives import OBJECTIVES, Cell
 
-Cell = dict[str, Any]
 Evaluate = Callable[[float, float], Cell]
 """(alpha, lambda2) -> the cell of that point on the selection split."""
 
@@ -26,6 +25,7 @@ def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, j
     The first trials are the prediction-only target model (lambda2 = 0, always feasible) and, for each alpha, the paper's lambda2.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    objective = OBJECTIVES[search.objective]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(
@@ -40,19 +40,17 @@ def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, j
         for alpha in search.alphas:
             study.enqueue_trial({"alpha": alpha, "lambda2": min(max(PAPER_LAMBDA2, low), high)})
         cells: list[Cell] = []
-        for _ in range(search.num_trials):
+        num_given = 1 + len(search.alphas)
+        for number in range(search.num_trials):
+            # From then on every other trial is where the objective would look, the rest is the sampler's.
+            wanted = objective.next_point(cells, search) if number >= num_given and number % 2 else None
+            if wanted is not None:
+                study.enqueue_trial({"alpha": wanted[0], "lambda2": wanted[1]})
             trial = study.ask()
             alpha = trial.suggest_categorical("alpha", list(search.alphas))
             cell = evaluate(alpha, trial.suggest_float("lambda2", low, high))
-            trial.set_constraint("normalized_accuracy", search.min_normalized_accuracy - (cell["normalized_accuracy"] or 0.0))
+            trial.set_constraint("normalized_accuracy", search.min_normalized_accuracy - (cell["normalized_accuracy_lower"] or 0.0))
             study.tell(trial, [cell["e_rmse"], cell["accuracy"]])
             cells.append(cell)
     return cells
 
-
-def choose(cells: list[Cell], search: SearchSettings) -> Cell:
-    """The cell with the smallest E-RMSE among those that meet the accuracy constraint; if none does, the most accurate one."""
-    feasible = [c for c in cells if (c["normalized_accuracy"] or 0.0) >= search.min_normalized_accuracy]
-    if feasible:
-        return min(feasible, key=lambda c: (c["e_rmse"], c["lambda2"]))
-    return max(cells, key=lambda c: (c["accuracy"], -c["e_rmse"]))
