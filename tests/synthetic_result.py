@@ -51,7 +51,8 @@ def synthetic_result(
                 scores = _finished(scores, base_accuracy[target], base_error[target])
                 cell = {
                     "source_domain": source, "target_domain": target, "alpha": alpha, "lambda1": 1.0,
-                    "lambda2": lambda2, "trial": trial, "is_chosen": index == chosen,
+                    "lambda2": lambda2, "trial": trial, "is_chosen": index == chosen, "attribution_scale": 0.8,
+                    "normalized_accuracy_lower": 0.9, "few_labels_e_rmse": 1.0,
                 }  # fmt: skip
                 cells.append(cell | {"split": select} | scores)
                 if index == chosen and select == "validation":
