@@ -190,6 +190,7 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     what.add_argument("--targets", nargs="+", metavar="DOMAIN", help="domains whose classifiers get the vectors (default: each domain)")
     what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains")
     what.add_argument("--base", help="base model: miniature, an open_clip NAME:TAG, or a model directory")
+    what.add_argument("--seeds", type=int, metavar="N", help="run N seeds from --seed on, and say what they give together, with intervals")
     what.add_argument("--seed", type=int, help="seed of data selection, training, labels and search")
 
     search = sweep.add_argument_group("search")
