@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import SCORES, chance_iou_at
-from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, Example, SweepResult
+from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, SOURCE_MODEL_COLUMNS, Example, SweepResult
 
 DOMAINS = (
     "cars", "textures", "land_cover", "traffic_signs", "aerial_objects", "scenes", "street_digits", "clean_digits",
@@ -23,6 +23,7 @@ def synthetic_result(
     lambdas: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
     select: str = "validation",
     num_examples: int = 4,
+    has_source_models: bool = False,
     seed: int = 0,
 ) -> SweepResult:
     """A pair transfers the better the more alike the hidden directions of its domains are.
@@ -66,14 +67,33 @@ def synthetic_result(
         targets=tuple(domains),
         pairs=tuple((source, target) for source in sources for target in domains if source != target),
         provenance={
-            "select": select, "seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
+            "select": select, "seed": seed, "search.seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
             "value_output": "logit", "num_players": GRID * GRID, "search": "optuna", "lambda1": 1.0,
         },  # fmt: skip
         cells=pd.DataFrame(cells)[list(CELL_COLUMNS)],
         references=_references(rng, domains, alphas, base_accuracy, base_error),
         similarities=pd.DataFrame(similarities, columns=list(SIMILARITY_COLUMNS)),
         examples=[_example(rng, domains, sources, index) for index in range(num_examples)],
+        source_models=_source_models(sources, domains, alphas if has_source_models else ()),
     )
+
+
+def _source_models(sources: Sequence[str], domains: Sequence[str], alphas: Sequence[float]) -> pd.DataFrame:
+    """Models of the source: inaccurate on the target; the self-explaining one explains well. No random number is drawn."""
+    rows = []
+    for s, source in enumerate(sources):
+        for t, target in enumerate(domains):
+            if source == target or not alphas:
+                continue
+            wave = 0.02 * np.sin(3.0 * s + t)
+            for alpha in (None, *alphas):
+                name = "source_prediction_only" if alpha is None else "source_self_explaining"
+                scores = {"correlation": 0.0, "normalized_accuracy": 0.4 + wave, "iou_at_10": 0.09 + wave, "normalized_e_rmse": 1.0}
+                if alpha is not None:
+                    scores = {"correlation": 0.4 + wave, "normalized_accuracy": 0.4 - wave, "iou_at_10": 0.3 + wave, "normalized_e_rmse": 0.4}
+                finished = _finished(scores, 0.9, 1.7)
+                rows.append({"source_domain": source, "target_domain": target, "model": name, "alpha": alpha, **finished})
+    return pd.DataFrame(rows, columns=list(SOURCE_MODEL_COLUMNS))
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
