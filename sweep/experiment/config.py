@@ -138,12 +138,21 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
+class ConvergenceSettings:
+    """Figure 6: Kernel SHAP on some test pictures of every target with these budgets, ascending."""
+
+    budgets: tuple[int, ...]
+    num_pictures: int
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """A whole sweep: which sources' explainability vectors are added to which targets, and everything their numbers depend on.
 
     sources: names as `--sources` takes them (see `Source`); None: each domain by itself. targets: names of domains; None: all but those
     that are sources only. head: how attributions are read off a classifier. diverse_recipe: how sources are trained on that are more than
     one domain, or no target; None: as the others. scores_source_models: the sources' own models are scored on the targets, for Table 1.
+    convergence: None leaves Figure 6 out.
     """
 
     suite: str
@@ -157,6 +166,7 @@ class SweepConfig:
     head: HeadKind = "cosine"
     diverse_recipe: Recipe | None = None
     scores_source_models: bool = False
+    convergence: ConvergenceSettings | None = None
     sources: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
 

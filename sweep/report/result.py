@@ -26,6 +26,8 @@ SOURCE_MODEL_COLUMNS = (*PAIR_COLUMNS, "model", "alpha", *SCORE_COLUMNS)
 SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
 """The models that a vector is the difference of, each with the target's classes: rows of the paper's Table 1."""
 
+CONVERGENCE_COLUMNS = ("target_domain", "budget", "picture", "iou_at_10")
+
 SPLITS = ("validation", "test")
 EXAMPLE_ATTRIBUTIONS = ("label", "transferred", "prediction_only", "supervised", "zero_shot")
 
@@ -35,6 +37,7 @@ FRAMES = {
     "similarities": SIMILARITY_COLUMNS,
     "source_models": SOURCE_MODEL_COLUMNS,
     "objectives": OBJECTIVE_COLUMNS,
+    "convergence": CONVERGENCE_COLUMNS,
 }
 """The tables of a result and their columns."""
 
@@ -98,6 +101,7 @@ class SweepResult:
     similarities: SIMILARITY_COLUMNS, cosines of the task vectors of source and target at that alpha.
     source_models: SOURCE_MODEL_COLUMNS, SOURCE_MODELS scored on each target's test split with the target's classes; may be empty.
     objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
+    convergence: CONVERGENCE_COLUMNS, IoU@10 of Kernel SHAP with the test labels of some pictures, over its budget; may be empty.
     A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
     Raises ResultError, a ValueError.
     """
@@ -115,6 +119,7 @@ class SweepResult:
     examples: tuple[Example, ...] = ()
     source_models: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOURCE_MODEL_COLUMNS)))
     objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
+    convergence: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)))
 
     def __post_init__(self) -> None:
         for name in ("sources", "targets", "examples"):
@@ -258,7 +263,7 @@ def _checked_frame(
                 raise ResultError(f"{name}.{column} holds {sorted(strangers)}; known are {list(allowed[column])}")
             frame[column] = frame[column].astype(str)
             continue
-        kind = {"is_chosen": "bool", "needs_labels": "bool", "trial": "int64"}.get(column, "float64")
+        kind = {"is_chosen": "bool", "needs_labels": "bool", "trial": "int64", "budget": "int64", "picture": "int64"}.get(column, "float64")
         try:
             frame[column] = frame[column].astype(kind)
         except (TypeError, ValueError) as error:

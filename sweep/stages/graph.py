@@ -20,6 +20,7 @@ from core.games.attribution_labels import LabelSettings
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
+from sweep.stages.convergence import Convergence
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
 from sweep.stages.heads import TextHead
@@ -251,6 +252,20 @@ class SweepGraph:
             tuple(self.reference(target) for target in self.targets),
             tuple(self.examples(target) for target in self.targets),
             tuple(self.labels(domain, "train") for domain in self.domains),
+            tuple(self._convergence(target) for target in self.targets) if self.config.convergence else (),
+        )
+
+    def _convergence(self, target: str) -> Convergence:
+        assert self.config.convergence is not None
+        return Convergence(
+            target,
+            self.base.preprocessing,
+            self.pictures(target),
+            self.classifier(target, 1.0),
+            self.labels(target, "test"),
+            self.config.convergence.budgets,
+            self.config.convergence.num_pictures,
+            self.config.device,
         )
 
     @property

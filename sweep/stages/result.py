@@ -17,12 +17,14 @@ from sweep.experiment.config import SweepConfig
 from sweep.report.page import write_report
 from sweep.report.result import (
     CELL_COLUMNS,
+    CONVERGENCE_COLUMNS,
     OBJECTIVE_COLUMNS,
     REFERENCE_COLUMNS,
     SIMILARITY_COLUMNS,
     SOURCE_MODEL_COLUMNS,
     SweepResult,
 )
+from sweep.stages.convergence import Convergence
 from sweep.stages.examples import Examples
 from sweep.stages.labels import LabelSet
 from sweep.stages.pairs import PairSearch
@@ -46,6 +48,7 @@ class Result(Stage):
     references: tuple[Reference, ...]
     examples: tuple[Examples, ...]
     train_labels: tuple[LabelSet, ...]
+    convergence: tuple[Convergence, ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,7 +61,7 @@ class Result(Stage):
     @property
     def inputs(self) -> tuple[Stage, ...]:
         source_models = [scores for pair in self.pairs for scores in pair.transfer.source_models]
-        return (*self.pairs, *source_models, *self.references, *self.examples, *self.train_labels)
+        return (*self.pairs, *source_models, *self.references, *self.examples, *self.train_labels, *self.convergence)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         result = SweepResult(
@@ -74,6 +77,7 @@ class Result(Stage):
             similarities=pd.concat([pair.similarities(store) for pair in self.pairs], ignore_index=True)[list(SIMILARITY_COLUMNS)],
             source_models=self._source_models(store),
             objectives=pd.concat([pair.objectives(store) for pair in self.pairs], ignore_index=True)[list(OBJECTIVE_COLUMNS)],
+            convergence=pd.concat([pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)), *(c.load(store) for c in self.convergence)]),
             examples=tuple(example for examples in self.examples for example in examples.load(store)),
         )
         result.to_directory(directory)
