@@ -9,7 +9,8 @@ from typing import Literal
 
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
-from core.merging import Addition, MergeRule
+from core.merging.addition import Addition
+from core.merging.rule import MergeRule
 from sweep.experiment.sources import ConfigError, Pair, make_pairs
 
 __all__ = ["ConfigError", "DataSettings", "Device", "DomainLocation", "SearchSettings", "SplitLabels", "SweepConfig"]

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
+from core.merging.rule import Need
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
@@ -32,6 +33,7 @@ from sweep.stages.pairs import PairSearch, Transfer
 from sweep.stages.pictures import Pictures, make_pictures
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
+from sweep.stages.sensitivity import Sensitivity
 from sweep.stages.stage import closure
 from sweep.stages.vectors import Vector
 
@@ -203,7 +205,22 @@ class SweepGraph:
             self.labels(pair.target, "test"),
             self.prediction_only_scores(pair.target),
             self.config.device,
+            self.sensitivities(pair),
         )
+
+    def sensitivities(self, pair: Pair) -> tuple[Sensitivity, ...]:
+        """What the merge rule needs: attributions are the source's, classes the target's."""
+        found: list[Sensitivity] = []
+        for need in self.config.search.merge.needs:
+            if need == "attribution_fisher":
+                models = [self.self_explaining(pair.source, alpha) for alpha in self.config.search.alphas]
+            else:
+                models = [self.prediction_only(alone(pair.target))]
+            found += [self._sensitivity(need, model) for model in models]
+        return tuple(found)
+
+    def _sensitivity(self, need: Need, model: FineTuned) -> Sensitivity:
+        return self._once((need, model), lambda: Sensitivity(need, model))
 
     def pair(self, pair: Pair) -> PairSearch:
         prefix = f"{self.command}/{self.config.suite}"
