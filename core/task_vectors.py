@@ -1,4 +1,4 @@
-"""Task arithmetic: equations 1 to 3, 6 and 7 of the paper, over the image tower's trained weights. Equation 8 is in `core.merging`."""
+"""Task arithmetic: equations 1 to 3, 6 and 7 of the paper, over the image tower's trained weights. Equation 8 is in `core.merging.rule`."""
 
 from __future__ import annotations
 
