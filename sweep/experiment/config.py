@@ -10,7 +10,8 @@ from typing import Literal, get_args
 from core.attribution_head import AttributionHead, HeadKind
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
-from core.merging import Addition, MergeRule
+from core.merging.addition import Addition
+from core.merging.rule import MergeRule
 from core.value_function import ValueFunction
 from sweep.experiment.sources import ConfigError, Pair, Source, make_pairs
 

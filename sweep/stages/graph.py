@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from core.attribution_head import COSINE, AttributionHead
 from core.games.attribution_labels import LabelSettings
+from core.merging.rule import Need
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
@@ -33,6 +34,7 @@ from sweep.stages.pairs import PairSearch, Transfer
 from sweep.stages.pictures import Pictures, make_pictures
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
+from sweep.stages.sensitivity import Sensitivity
 from sweep.stages.stage import closure
 from sweep.stages.vectors import Vector
 
@@ -209,6 +211,7 @@ class SweepGraph:
             self.prediction_only_scores(pair.target),
             self.config.device,
             self._source_models(pair) if self.config.scores_source_models else (),
+            self.sensitivities(pair),
         )
 
     def _source_models(self, pair: Pair) -> tuple[ModelScores, ...]:
@@ -221,6 +224,20 @@ class SweepGraph:
             self.scores(pair.target, name, Classifier(self.base, head, model, self.config.device, attribution_head))
             for name, model, attribution_head in models
         )
+
+    def sensitivities(self, pair: Pair) -> tuple[Sensitivity, ...]:
+        """What the merge rule needs: attributions are the source's, classes the target's."""
+        found: list[Sensitivity] = []
+        for need in self.config.search.merge.needs:
+            if need == "attribution_fisher":
+                models = [self.self_explaining(pair.source, alpha) for alpha in self.config.search.alphas]
+            else:
+                models = [self.prediction_only(alone(pair.target))]
+            found += [self._sensitivity(need, model) for model in models]
+        return tuple(found)
+
+    def _sensitivity(self, need: Need, model: FineTuned) -> Sensitivity:
+        return self._once((need, model), lambda: Sensitivity(need, model))
 
     def pair(self, pair: Pair) -> PairSearch:
         prefix = f"{self.command}/{self.config.suite}"
