@@ -96,7 +96,8 @@ def test_a_classifiers_own_losses_flow_back_to_the_coefficients(base, sign_class
     start = {name: weight.detach() for name, weight in sign_classifier.visual.named_parameters()}
 
     def loss(weights, step):
-        explained = functional_call(sign_classifier, {f"visual.{k}": v for k, v in weights.items()}, (signs.inputs[:8], signs.class_ids[:8]))
+        named = {f"visual.{k}": v for k, v in weights.items()}
+        explained = functional_call(sign_classifier, named, (signs.inputs[:8], signs.class_ids[:8]))
         return classification_loss(explained.logits, signs.class_ids[:8])
 
     leaves = {name: weight.clone().requires_grad_() for name, weight in start.items()}
