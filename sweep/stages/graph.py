@@ -22,6 +22,7 @@ from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
+from sweep.stages.explainer_scores import ExplainerScores
 from sweep.stages.heads import TextHead
 from sweep.stages.imported_labels import LabelledData, imported
 from sweep.stages.label_pictures import StoredPictures
@@ -174,6 +175,9 @@ class SweepGraph:
     def prediction_only_scores(self, target: str) -> ModelScores:
         return self.scores(target, "prediction_only", self.classifier(target, 1.0))
 
+    def explainer_scores(self, target: str) -> ExplainerScores:
+        return self._once(("explainers", target), lambda: ExplainerScores(self.prediction_only_scores(target)))
+
     def reference(self, target: str) -> Reference:
         return self._once(("reference", target), lambda: self._reference(target))
 
@@ -188,6 +192,7 @@ class SweepGraph:
             target,
             len(self.domains[target].class_names),
             tuple(models),
+            self.explainer_scores(target),
             *(self.labels(target, role) for role in roles),
         )
 
