@@ -33,7 +33,9 @@ HOMES = {
     "jinja2": {"sweep/report/page.py"},
     "fsspec": {"core/data/directory.py", "sweep/store/files.py", "sweep/store/leases.py"},
     "huggingface_hub": {"core/data/directory.py"},
-    "pyarrow": {"core/data/parquet_layout.py", "core/data/parquet_split.py", "sweep/stages/label_files.py"},
+    "pyarrow": {
+        "core/data/parquet_layout.py", "core/data/parquet_split.py", "sweep/stages/label_files.py", "sweep/stages/brought_labels.py"
+    },
     "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},
     "scipy": {"core/metrics.py", "core/statistics.py"},
     "shap": {"core/shapley/shap_library.py"},

@@ -18,8 +18,8 @@ from sweep.store.artifacts import Store
 
 SMALL = [
     *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--precision", "float32"),
-    *("--num-steps", "4", "--max-train-pictures", "40", "--max-test-pictures", "12", "--max-test-labels", "5", "--max-validation-labels", "5"),
-    *("--budget", "104", "--test-budget", "104"),
+    *("--num-steps", "4", "--max-train-pictures", "40", "--max-test-pictures", "12", "--budget", "104", "--test-budget", "104"),
+    *("--max-test-labels", "5", "--max-validation-labels", "5"),
 ]
 
 

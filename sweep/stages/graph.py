@@ -24,7 +24,7 @@ from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
 from sweep.stages.explainer_scores import ExplainerScores
 from sweep.stages.heads import TextHead
-from sweep.stages.imported_labels import LabelledData, imported
+from sweep.stages.imported_labels import GivenLabels, imported
 from sweep.stages.label_pictures import StoredPictures
 from sweep.stages.labels import LabelSet, LabelShard, batch_size_of, shard_ranges
 from sweep.stages.learned import Lesson, make_learned
@@ -45,14 +45,14 @@ ROLES: dict[Role, Split] = {"train": "train", "validation": "validation", "test"
 class SweepGraph:
     """The stages of a sweep. Each is made once, so that what shares inputs shares the objects.
 
-    imported: train labels that the label command made, by domain.
+    imported: train labels that the label command made or the user brings, by domain.
     """
 
     command: str
     config: SweepConfig
     base: BaseFacts
     domains: Mapping[str, DomainFacts] = field(hash=False)
-    imported: Mapping[str, LabelledData] = field(default_factory=dict, hash=False)
+    imported: Mapping[str, GivenLabels] = field(default_factory=dict, hash=False)
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _once(self, key: tuple[Any, ...], make: Any) -> Any:
