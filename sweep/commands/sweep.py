@@ -31,7 +31,7 @@ from sweep.report.terminal import terminal_summary
 from sweep.stages.base import BaseModel
 from sweep.stages.domains import DomainFacts, look_at
 from sweep.stages.graph import SweepGraph
-from sweep.stages.imported_labels import LabelledData
+from sweep.stages.imported_labels import GivenLabels, look_at_labels
 from sweep.stages.learned import check_learning
 from sweep.stages.models import FineTuned
 from sweep.stages.pictures import Pictures
@@ -46,7 +46,7 @@ class Checked:
 
     base: BaseDescription
     domains: Mapping[str, DomainFacts]
-    imported: Mapping[str, LabelledData]
+    imported: Mapping[str, GivenLabels]
 
 
 def check(config: SweepConfig) -> Checked:
@@ -60,7 +60,9 @@ def check(config: SweepConfig) -> Checked:
             settings.check(base.num_patches)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    imported = {d.name: LabelledData.look_at(d.labels, d.name, config.labels.train) for d in config.used_domains if d.labels}
+    imported = {
+        d.name: look_at_labels(d.labels, d.name, config.labels.train, base.num_patches) for d in config.used_domains if d.labels
+    }
     domains = {domain.name: look_at(domain, config.data_of(domain.name)) for domain in config.used_domains}
     learning = config.labels.learning_budget, config.labels.learning_pictures
     for name, facts in domains.items():

@@ -232,7 +232,14 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     data.add_argument("--max-test-pictures", type=int)
     data.add_argument("--validation-share", type=float, help="share of the training pictures that points are chosen on")
     data.add_argument("--max-corrupt-share", type=float, help="share of unreadable pictures that is tolerated")
-    data.add_argument("--labels", nargs="+", metavar="DOMAIN=DIR", help="train labels that `python -m sweep.run label` wrote")
+    data.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="DOMAIN=PLACE",
+        help="train labels: a directory that `python -m sweep.run label` wrote, or a Parquet file (or directory of some) of your own with "
+        "the columns id, the picture's name in the data set, and attributions, its map: a number a patch, row by row, or a list of rows "
+        "of numbers over the whole picture, which is averaged over each patch; in the unit of the game, null where a picture has none",
+    )
     data.add_argument("--budget", type=int, help="evaluations a training or validation picture's label takes")
     data.add_argument("--test-budget", type=int, help="evaluations a test picture's label takes")
     data.add_argument("--estimator", choices=tuple(ESTIMATORS), help="of the Shapley values")

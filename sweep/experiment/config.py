@@ -53,8 +53,8 @@ class DomainLocation:
     location: `miniature:NAME` (drawn at first use), a directory, or a URL fsspec knows (`hf://datasets/...`).
     templates: prompt templates with one `{}` each; None takes the domain's own or the reader's default.
     epochs: overrides the recipe's length for this domain. labels: a directory or URL that the label command wrote for the train split of
-    this domain; None labels it in the sweep. data: overrides the sweep's settings. is_source_only: it is no target, and no part of
-    `others`.
+    this domain, or Parquet of the user's own; None labels it in the sweep. data: overrides the sweep's settings. is_source_only: it is no
+    target, and no part of `others`.
     """
 
     name: str

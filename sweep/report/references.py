@@ -38,6 +38,28 @@ _ALL = (
     ),
     Reference("zero_shot", "zero-shot", "the base model, not trained on the target."),
     Reference(
+        "grad_cam",
+        "Grad-CAM",
+        "Grad-CAM (Selvaraju et al., 2020) of the prediction-only model, at the last block's first normalisation; one pass a picture. Its "
+        "maps have no unit: they are multiplied by the one number a target that suits the validation pictures' own game values best, "
+        "which takes no label.",
+        is_optional=True,
+    ),
+    Reference(
+        "attention_rollout",
+        "attention rollout",
+        "attention rollout (Abnar and Zuidema, 2020) of the prediction-only model, the same for every class; one pass a picture. Scaled "
+        "as Grad-CAM.",
+        is_optional=True,
+    ),
+    Reference(
+        "gradient_rollout",
+        "gradient-weighted rollout",
+        "rollout of the attention weights times their gradients (Chefer, Gur and Wolf, 2021) of the prediction-only model; about three "
+        "passes a picture. Scaled as Grad-CAM.",
+        is_optional=True,
+    ),
+    Reference(
         "supervised",
         "supervised",
         "trained on the target's own explanation labels, at the alpha of the pair: the upper bound for a transfer.",

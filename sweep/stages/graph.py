@@ -24,8 +24,9 @@ from sweep.stages.base import BaseFacts
 from sweep.stages.convergence import Convergence
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
+from sweep.stages.explainer_scores import ExplainerScores
 from sweep.stages.heads import TextHead
-from sweep.stages.imported_labels import LabelledData, imported
+from sweep.stages.imported_labels import GivenLabels, imported
 from sweep.stages.label_pictures import StoredPictures
 from sweep.stages.labels import LabelSet, LabelShard, batch_size_of, shard_ranges
 from sweep.stages.learned import Lesson, make_learned
@@ -47,14 +48,14 @@ ROLES: dict[Role, Split] = {"train": "train", "validation": "validation", "test"
 class SweepGraph:
     """The stages of a sweep. Each is made once, so that what shares inputs shares the objects.
 
-    imported: train labels that the label command made, by domain.
+    imported: train labels that the label command made or the user brings, by domain.
     """
 
     command: str
     config: SweepConfig
     base: BaseFacts
     domains: Mapping[str, DomainFacts] = field(hash=False)
-    imported: Mapping[str, LabelledData] = field(default_factory=dict, hash=False)
+    imported: Mapping[str, GivenLabels] = field(default_factory=dict, hash=False)
     _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def _once(self, key: tuple[Any, ...], make: Any) -> Any:
@@ -177,6 +178,9 @@ class SweepGraph:
     def prediction_only_scores(self, target: str) -> ModelScores:
         return self.scores(target, "prediction_only", self.classifier(target, 1.0))
 
+    def explainer_scores(self, target: str) -> ExplainerScores:
+        return self._once(("explainers", target), lambda: ExplainerScores(self.prediction_only_scores(target)))
+
     def reference(self, target: str) -> Reference:
         return self._once(("reference", target), lambda: self._reference(target))
 
@@ -191,6 +195,7 @@ class SweepGraph:
             target,
             len(self.domains[target].class_names),
             tuple(models),
+            self.explainer_scores(target),
             *(self.labels(target, role) for role in roles),
         )
 

@@ -1,12 +1,12 @@
-"""Train labels that the label command wrote, taken for a domain of a sweep: joined to its pictures by id, their making checked."""
+"""Train labels that the label command wrote or the user brings, taken for a domain of a sweep: checked, joined to its pictures by id."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from core.games.attribution_labels import AttributionLabels, LabelSettings
 from sweep.experiment.config import ConfigError
+from sweep.stages.brought_labels import BroughtLabels
 from sweep.stages.label_files import read_labels, write_labels
 from sweep.stages.labels import MEAN_MAP, LabelMeans, LabelSet
 from sweep.stages.pictures import Pictures
-from sweep.stages.stage import Stage
+from sweep.stages.stage import ChildRun, Stage
 from sweep.store.artifacts import Store
 from sweep.store.files import FileTree
 
@@ -47,7 +48,10 @@ class LabelledData:
         files = FileTree(location, option="--labels")
         content = files.read(SETTINGS)
         if content is None:
-            raise ConfigError(f"--labels {domain}={files} holds no {SETTINGS}: give a directory that `python -m sweep.run label` wrote")
+            raise ConfigError(
+                f"--labels {domain}={files} holds no {SETTINGS}: give a directory that `python -m sweep.run label` wrote, or Parquet of "
+                "your own with the columns id and attributions"
+            )
         try:
             settings = json.loads(content)
             number, role, key = int(settings["shards"]), str(settings["role"]), str(settings["key"])
@@ -73,6 +77,10 @@ class LabelledData:
         digest = hashlib.sha256(content + "\n".join(names).encode()).hexdigest()
         return LabelledData(files.url, digest, key, **{f"model_{name}": value for name, value in model.items()})
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"imported_from": self.key}
+
     def check_base(self, domain: str, fingerprint: str) -> None:
         """Raises ConfigError where the labels explain models of another base."""
         if self.model_base != fingerprint:
@@ -89,6 +97,18 @@ class LabelledData:
                 yield read_labels(path)
 
 
+GivenLabels = LabelledData | BroughtLabels
+"""What `--labels` may name."""
+
+
+def look_at_labels(location: str, domain: str, wanted: LabelSettings, num_patches: int) -> GivenLabels:
+    """Read what must be known before work starts. Raises ConfigError, with the fix, for labels that do not suit the sweep."""
+    directory, names = BroughtLabels.find(location)
+    if names and not (directory == location and FileTree(location, option="--labels").exists(SETTINGS)):
+        return BroughtLabels.look_at(directory, names, domain, num_patches)
+    return LabelledData.look_at(location, domain, wanted)
+
+
 @dataclass(frozen=True, eq=False)
 class ImportedLabels(LabelSet):
     """A label set whose labels others made. Pictures of the train split without a label are left out of the training.
@@ -100,7 +120,7 @@ class ImportedLabels(LabelSet):
     version = 2
 
     pictures: Pictures
-    data: LabelledData
+    data: GivenLabels
     most: int | None
 
     @property
@@ -117,7 +137,7 @@ class ImportedLabels(LabelSet):
         row_of = {picture_id: row for row, picture_id in enumerate(split.ids)}
         means, evaluations = LabelMeans(), 0
         rows: list[NDArray[np.int64]] = []
-        for number, (ids, labels) in enumerate(self.data.shards()):
+        for number, (ids, labels) in enumerate(self._shards(row_of)):
             known = np.array([n for n, picture_id in enumerate(ids) if picture_id in row_of], dtype=np.int64)
             known = known if self.most is None else known[: self.most - means.number]
             if not len(known):
@@ -125,17 +145,30 @@ class ImportedLabels(LabelSet):
             own = [ids[n] for n in known.tolist()]
             rows.append(np.array([row_of[picture_id] for picture_id in own], dtype=np.int64))
             labels = labels.take(known)
-            provenance = {"imported_from": self.data.key}
-            write_labels(directory / f"labels-{number:05d}.parquet", own, split.class_ids[rows[-1]], labels, provenance)
+            write_labels(directory / f"labels-{number:05d}.parquet", own, split.class_ids[rows[-1]], labels, self.data.provenance)
             means.add(labels)
             evaluations += int(labels.budget.sum())
         if not rows:
             where = f"no picture of {self.domain}/{self.split} has a label in {self.data.location}"
-            raise ConfigError(f"{where}: it labels other pictures; give the labels of this data set")
+            known = f"its pictures are named {', '.join(map(repr, split.ids[:2]))} and so on"
+            raise ConfigError(f"{where}: it labels other pictures ({known}); give the labels of this data set")
         np.save(directory / "rows.npy", np.concatenate(rows))
         means.save_map(directory / MEAN_MAP)
         fingerprint = self.data.model_fingerprint
         return {**means.as_meta(), "evaluations": evaluations, "seconds": 0.0, "started": 0.0, "model_fingerprint": fingerprint}
+
+    def _shards(self, train_ids: Container[str]) -> Iterator[tuple[list[str], AttributionLabels]]:
+        if isinstance(self.data, LabelledData):
+            return self.data.shards()
+        return self.data.shards(train_ids, self.pictures.shards[0].preprocessing.resize_mode)
+
+    def child_run(self, store: Store) -> ChildRun:
+        """Of labels that the user brings, no settings are known."""
+        found = super().child_run(store)
+        if isinstance(self.data, LabelledData):
+            return found
+        own = {name: value for name, value in found.params.items() if not name.startswith("label.")}
+        return replace(found, params={**own, "labels": "brought by the user", "labels_sha256": self.data.fingerprint})
 
     def load(self, store: Store) -> AttributionLabels:
         """In the order of `rows`: the pictures', whatever that of the files was."""
@@ -156,7 +189,7 @@ class ImportedLabels(LabelSet):
         return np.load(self.artifact(store).path("rows.npy"))
 
 
-def imported(label_set: LabelSet, pictures: Pictures, data: LabelledData, most: int | None) -> ImportedLabels:
+def imported(label_set: LabelSet, pictures: Pictures, data: GivenLabels, most: int | None) -> ImportedLabels:
     """In place of a label set that the sweep would make itself."""
     own = {f.name: getattr(label_set, f.name) for f in fields(LabelSet)}
     return ImportedLabels(**{**own, "shards": ()}, pictures=pictures, data=data, most=most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from sweep.stages.pictures import Pictures
 from sweep.stages.scoring import SplitEvaluator, map_scores
 from sweep.stages.stage import ChildRun, Stage
 from sweep.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from sweep.stages.explainer_scores import ExplainerScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +74,19 @@ class ModelScores(Stage):
 class Reference(Stage):
     """Scores on test (and, for the models, on validation) of everything that a transferred model of the target is compared with.
 
-    models: prediction-only, zero-shot, and the target's own self-explaining ones. train: the labels whose mean map is a row. second_draw:
-    labels of the first test pictures with other coalitions: how well they predict the first draw is the label ceiling.
+    models: prediction-only, zero-shot, and the target's own self-explaining ones. explainers: what explains the prediction-only model
+    from outside. train: the labels whose mean map is a row. second_draw: labels of the first test pictures with other coalitions: how
+    well they predict the first draw is the label ceiling.
     """
 
     kind = "reference"
-    version = 2
+    version = 3
     unit = "targets"
 
     target: str
     num_classes: int
     models: tuple[ModelScores, ...]
+    explainers: ExplainerScores
     train: LabelSet
     validation: LabelSet
     test: LabelSet
@@ -97,7 +102,7 @@ class Reference(Stage):
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        return (*self.models, self.train, self.validation, self.test, self.second_draw)
+        return (*self.models, self.explainers, self.train, self.validation, self.test, self.second_draw)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
@@ -113,6 +118,8 @@ class Reference(Stage):
             removed = perturbations(len(mean_map), label_set.settings.num_perturbations)
             add("zero_predictor", split, map_scores(labels, removed, np.zeros_like(mean_map)))
             add("mean_map", split, map_scores(labels, removed, mean_map))
+        for name, scores in self.explainers.load(store).items():
+            add(name, "test", scores)
         add("chance", "test", chance_scores(len(mean_map), self.num_classes))
         test = self.test.load(store)
         add("label_ceiling", "test", _ceiling(test, self.second_draw.load(store)))

@@ -21,6 +21,8 @@ from sweep.stages.pictures import Pictures
 from sweep.store.artifacts import Store
 
 BATCH_SIZE = 256
+EXPLAINED_AT_ONCE = 64
+"""Pictures of a batch that an explainer gets, which may hold every block's attention weights and their gradients."""
 TOLERATED_SHIFT = 0.1
 """Share of a score's own error by which faster arithmetic may change it."""
 RESIDENT_BYTES = 2**31
@@ -64,6 +66,13 @@ class SplitEvaluator:
             if num_labelled < stop - start:
                 logits.append(classifier.logits(inputs[num_labelled:]))
         return torch.cat(logits).float().cpu().numpy(), torch.cat(attributions).float().cpu().numpy()
+
+    def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised inputs [B, 3, S, S] and class ids [B] of the labelled pictures, batch by batch, on the device."""
+        for start in range(0, len(self.labels), EXPLAINED_AT_ONCE):
+            stop = min(start + EXPLAINED_AT_ONCE, len(self.labels))
+            pixels = self._pictures.pixels.range(start, stop).to(self._device)
+            yield self._preprocessing.normalise(pixels), torch.from_numpy(self._pictures.class_ids[start:stop]).to(self._device)
 
     def scores(self, classifier: SelfExplainingClassifier) -> Scores:
         """Every score of a model."""
