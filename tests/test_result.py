@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from synthetic_result import synthetic_result
 
-from sweep.report.result import CELL_COLUMNS, Example, ResultError, SweepResult
+from sweep.report.example import Example, ExampleError, LambdaMaps
+from sweep.report.result import CELL_COLUMNS, ResultError, SweepResult
 
 
 @pytest.fixture(scope="module")
