@@ -8,7 +8,7 @@ import pytest
 from synthetic_result import synthetic_result
 
 from sweep.report.example import Example, ExampleError, LambdaMaps
-from sweep.report.result import CELL_COLUMNS, ResultError, SweepResult
+from sweep.report.result import CELL_COLUMNS, FRAMES, ResultError, SweepResult
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def test_a_stored_result_is_read_back_unchanged(result, tmp_path):
     result.to_directory(tmp_path / "result")
     read = SweepResult.from_directory(tmp_path / "result")
 
-    for name in ("cells", "references", "similarities"):
+    for name in FRAMES:
         pd.testing.assert_frame_equal(getattr(read, name), getattr(result, name), check_exact=True)
     for name in ("sweep_key", "command", "suite", "sources", "targets", "pairs", "provenance", "artifacts"):
         assert getattr(read, name) == getattr(result, name)
@@ -43,7 +43,7 @@ def test_the_same_result_is_stored_as_the_same_bytes(result, tmp_path):
     result.to_directory(tmp_path / "a")
     SweepResult.from_directory(tmp_path / "a").to_directory(tmp_path / "b")
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["cells.parquet", "examples.npz", "references.parquet", "result.json", "similarities.parquet"]
+    assert files == sorted(["examples.npz", "result.json", *(f"{name}.parquet" for name in FRAMES)])
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -112,7 +112,7 @@ def universal_miniature() -> SweepConfig:
     """The miniature's eight targets, each with the vector of the drawn `concepts` and with that of all other domains."""
     template = miniature()
     search = replace(template.search, compares_objectives=True)
-    return replace(template, sources=(CONCEPTS, OTHERS), search=search)
+    return replace(template, sources=(CONCEPTS, OTHERS), search=search, scores_source_models=True)
 
 
 SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": miniature, "paper": paper}

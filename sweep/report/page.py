@@ -16,7 +16,7 @@ from core.metrics import SCORE_NAMED, SCORES
 from sweep.report.figures.drawing import Drawing, draw_figures
 from sweep.report.findings import findings, title, warnings
 from sweep.report.references import REFERENCE_MEANINGS
-from sweep.report.result import SweepResult
+from sweep.report.result import FRAMES, SweepResult
 from sweep.report.tables import KEPT_ACCURACY, MODEL_TITLES, best_pairs, chosen_pairs, domain_table, headline, pair_references
 from sweep.report.text import number
 
@@ -62,8 +62,10 @@ def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
 def tables_as_html(result: SweepResult) -> dict[str, str]:
     """The result's tables, name -> a page that shows it and can sort it: for where Parquet cannot be looked at."""
     pages = {}
-    for name in ("cells", "references", "similarities"):
+    for name in FRAMES:
         frame: pd.DataFrame = getattr(result, name)
+        if frame.empty:
+            continue
         is_number = [pd.api.types.is_float_dtype(kind) for kind in frame.dtypes]
         pages[name] = _templates().get_template("table.html").render(
             title=f"{name} of {result.command} {result.suite}",

@@ -23,9 +23,22 @@ OBJECTIVE_COLUMNS = (*PAIR_COLUMNS, "objective", "needs_labels", "alpha", "lambd
 REFERENCE_COLUMNS = ("domain", "reference", "alpha", *SCORE_COLUMNS)
 SIMILARITY_COLUMNS = (*PAIR_COLUMNS, "alpha", "similarity_prediction_only", "similarity_explainability")
 
+SOURCE_MODEL_COLUMNS = (*PAIR_COLUMNS, "model", "alpha", *SCORE_COLUMNS)
+SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
+"""The models that a vector is the difference of, each with the target's classes: rows of the paper's Table 1."""
+
 SPLITS = ("validation", "test")
 
-_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference"}
+FRAMES = {
+    "cells": CELL_COLUMNS,
+    "references": REFERENCE_COLUMNS,
+    "similarities": SIMILARITY_COLUMNS,
+    "source_models": SOURCE_MODEL_COLUMNS,
+    "objectives": OBJECTIVE_COLUMNS,
+}
+"""The tables of a result and their columns."""
+
+_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference", "objective", "model"}
 _NULLABLE_COLUMNS = {*SCORE_COLUMNS, "normalized_accuracy_lower", "similarity_prediction_only", "similarity_explainability"}
 _BOUNDS = {
     "alpha": (0.0, 1.0),
@@ -34,7 +47,7 @@ _BOUNDS = {
     "similarity_explainability": (-1.0, 1.0),
 }
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 3
+_FORMAT = 4
 
 Scalar = str | int | float | bool | None
 
@@ -55,6 +68,8 @@ class SweepResult:
     references: REFERENCE_COLUMNS, scored on each target's test split, at most one row a (domain, reference, alpha);
     alpha is NaN where none applies, `supervised` has a row an alpha.
     similarities: SIMILARITY_COLUMNS, cosines of the task vectors of source and target at that alpha.
+    source_models: SOURCE_MODEL_COLUMNS, SOURCE_MODELS scored on each target's test split with the target's classes; may be empty.
+    objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
     artifacts: of a pair, what its numbers were made from -> the key of that artifact in the store; may be of no pair.
     A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
     Raises ResultError, a ValueError.
@@ -71,6 +86,8 @@ class SweepResult:
     references: pd.DataFrame
     similarities: pd.DataFrame
     examples: tuple[Example, ...] = ()
+    source_models: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOURCE_MODEL_COLUMNS)))
+    objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
     artifacts: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,13 +98,9 @@ class SweepResult:
         object.__setattr__(self, "provenance", _checked_provenance(self.provenance))
         allowed = {
             "split": SPLITS, "reference": REFERENCES,
-            "source_domain": self.sources, "target_domain": self.targets, "domain": self.targets,
+            "source_domain": self.sources, "target_domain": self.targets, "domain": self.targets, "model": SOURCE_MODELS,
         }  # fmt: skip
-        for name, columns in (
-            ("cells", CELL_COLUMNS),
-            ("references", REFERENCE_COLUMNS),
-            ("similarities", SIMILARITY_COLUMNS),
-        ):
+        for name, columns in FRAMES.items():
             frame = _checked_frame(name, getattr(self, name), columns, allowed)
             if "source_domain" in columns:
                 strangers = set(frame[list(PAIR_COLUMNS)].itertuples(index=False, name=None)) - set(self.pairs)
@@ -139,7 +152,7 @@ class SweepResult:
     def to_directory(self, directory: Path) -> None:
         """Writes the result as Parquet, npz and JSON files into `directory`, which exists or is made."""
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("cells", "references", "similarities"):
+        for name in FRAMES:
             getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
         arrays: dict[str, NDArray] = {}
         for index, example in enumerate(self.examples):
@@ -181,11 +194,9 @@ class SweepResult:
             targets=tuple(description["targets"]),
             pairs=tuple((source, target) for source, target in description["pairs"]),
             provenance=description["provenance"],
-            cells=pd.read_parquet(directory / "cells.parquet"),
-            references=pd.read_parquet(directory / "references.parquet"),
-            similarities=pd.read_parquet(directory / "similarities.parquet"),
             examples=tuple(examples),
             artifacts={(source, target): keys for source, target, keys in description["artifacts"]},
+            **{name: pd.read_parquet(directory / f"{name}.parquet") for name in FRAMES},
         )
 
 
@@ -213,16 +224,16 @@ def _checked_frame(
     frame = frame.loc[:, list(columns)].reset_index(drop=True).copy()
     for column in columns:
         is_null = frame[column].isna()
-        is_nullable = column in _NULLABLE_COLUMNS or (name == "references" and column == "alpha")
+        is_nullable = column in _NULLABLE_COLUMNS or (name in ("references", "source_models") and column == "alpha")
         if is_null.any() and not is_nullable:
             raise ResultError(f"{name}.{column} has {is_null.sum()} empty values")
         if column in _STRING_COLUMNS:
-            strangers = set(frame[column]) - set(allowed[column])
+            strangers = set(frame[column]) - set(allowed[column]) if column in allowed else set()
             if strangers:
                 raise ResultError(f"{name}.{column} holds {sorted(strangers)}; known are {list(allowed[column])}")
             frame[column] = frame[column].astype(str)
             continue
-        kind = {"is_chosen": "bool", "trial": "int64"}.get(column, "float64")
+        kind = {"is_chosen": "bool", "needs_labels": "bool", "trial": "int64"}.get(column, "float64")
         try:
             frame[column] = frame[column].astype(kind)
         except (TypeError, ValueError) as error:

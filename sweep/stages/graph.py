@@ -158,7 +158,7 @@ class SweepGraph:
     def scores(self, target: str, reference: str, classifier: Classifier) -> ModelScores:
         """Of one of a target's models."""
         return self._once(
-            ("scores", target, reference, classifier.alpha),
+            ("scores", target, reference, classifier.fingerprint),
             lambda: ModelScores(
                 target,
                 reference,
@@ -207,6 +207,18 @@ class SweepGraph:
             self.labels(pair.target, "test"),
             self.prediction_only_scores(pair.target),
             self.config.device,
+            self._source_models(pair) if self.config.scores_source_models else (),
+        )
+
+    def _source_models(self, pair: Pair) -> tuple[ModelScores, ...]:
+        """The source's own models with the target's classes: prediction-only with the paper's head, self-explaining with the sweep's."""
+        head = (self.head(pair.target),)
+        models = [("source_prediction_only", self.prediction_only(pair.source), COSINE)]
+        for alpha in self.config.search.alphas:
+            models.append(("source_self_explaining", self.self_explaining(pair.source, alpha), self.config.attribution_head))
+        return tuple(
+            self.scores(pair.target, name, Classifier(self.base, head, model, self.config.device, attribution_head))
+            for name, model, attribution_head in models
         )
 
     def pair(self, pair: Pair) -> PairSearch:

@@ -51,6 +51,7 @@ class Transfer:
     test: LabelSet
     prediction_only: ModelScores
     device: Device
+    source_models: tuple[ModelScores, ...] = ()
 
     @property
     def name(self) -> str:

@@ -15,7 +15,14 @@ from core.games.attribution_labels import perturbations
 from core.metrics import Scores, mean_scores, with_normalized
 from sweep.experiment.config import SweepConfig
 from sweep.report.page import write_report
-from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, SweepResult
+from sweep.report.result import (
+    CELL_COLUMNS,
+    OBJECTIVE_COLUMNS,
+    REFERENCE_COLUMNS,
+    SIMILARITY_COLUMNS,
+    SOURCE_MODEL_COLUMNS,
+    SweepResult,
+)
 from sweep.stages.examples import Examples
 from sweep.stages.labels import LabelSet
 from sweep.stages.pairs import PairSearch
@@ -31,7 +38,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 4
+    version = 5
 
     command: str
     config: SweepConfig
@@ -50,7 +57,8 @@ class Result(Stage):
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        return (*self.pairs, *self.references, *self.examples, *self.train_labels)
+        source_models = [scores for pair in self.pairs for scores in pair.transfer.source_models]
+        return (*self.pairs, *source_models, *self.references, *self.examples, *self.train_labels)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         result = SweepResult(
@@ -64,12 +72,28 @@ class Result(Stage):
             cells=pd.concat([pair.cells(store) for pair in self.pairs], ignore_index=True)[list(CELL_COLUMNS)],
             references=self._references(store),
             similarities=pd.concat([pair.similarities(store) for pair in self.pairs], ignore_index=True)[list(SIMILARITY_COLUMNS)],
+            source_models=self._source_models(store),
+            objectives=pd.concat([pair.objectives(store) for pair in self.pairs], ignore_index=True)[list(OBJECTIVE_COLUMNS)],
             examples=tuple(example for examples in self.examples for example in examples.load(store)),
             artifacts=self._artifacts(store),
         )
         result.to_directory(directory)
         write_report(result, directory)
         return {"num_pairs": len(self.pairs)}
+
+    def _source_models(self, store: Store) -> pd.DataFrame:
+        rows = [
+            {
+                "source_domain": pair.transfer.source,
+                "target_domain": pair.transfer.target,
+                "model": scores.reference,
+                "alpha": scores.classifier.alpha,
+                **with_normalized(scores.load(store, "test"), pair.transfer.prediction_only.load(store, "test")),
+            }
+            for pair in self.pairs
+            for scores in pair.transfer.source_models
+        ]
+        return pd.DataFrame(rows, columns=list(SOURCE_MODEL_COLUMNS))
 
     def _artifacts(self, store: Store) -> dict[tuple[str, str], dict[str, str]]:
         """Of each pair the keys of what its chosen point was made from and measured on."""
