@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import SCORES, chance_iou_at
+from sweep.report.example import Example, LambdaMaps
 from sweep.report.result import (
     CELL_COLUMNS,
     CONVERGENCE_COLUMNS,
     REFERENCE_COLUMNS,
     SIMILARITY_COLUMNS,
     SOURCE_MODEL_COLUMNS,
-    Example,
     SweepResult,
 )
 
@@ -78,11 +78,16 @@ def synthetic_result(
         provenance={
             "select": select, "seed": seed, "search.seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
             "value_output": "logit", "num_players": GRID * GRID, "search": "optuna", "lambda1": 1.0,
+            "search.min_normalized_accuracy": 0.9,
         },  # fmt: skip
         cells=pd.DataFrame(cells)[list(CELL_COLUMNS)],
         references=_references(rng, domains, alphas, base_accuracy, base_error),
         similarities=pd.DataFrame(similarities, columns=list(SIMILARITY_COLUMNS)),
-        examples=[_example(rng, domains, sources, index) for index in range(num_examples)],
+        examples=[_example(rng, domains, sources, lambdas, index) for index in range(num_examples)],
+        artifacts={
+            (source, target): {"search of the pair": f"{i:040x}", "explainability vector of the source": f"{sources.index(source):040x}"}
+            for i, (source, target) in enumerate((s, t) for s in sources for t in domains if s != t)
+        },
         convergence=_convergence(domains if has_convergence else ()),
         source_models=_source_models(sources, domains, alphas if has_source_models else ()),
     )
@@ -136,6 +141,7 @@ def _scores(rng: np.random.Generator, likeness: float, alpha: float, lambda2: fl
 
 def _finished(scores: dict[str, float], accuracy: float, e_rmse: float) -> dict[str, float]:
     known = scores | {
+        "normalized_accuracy_lower": max(scores["normalized_accuracy"] - 0.03, 0.0),
         "accuracy": min(scores["normalized_accuracy"] * accuracy, 1.0),
         "e_rmse": scores["normalized_e_rmse"] * e_rmse,
         "e_rmse_at_best_scale": 0.66 * float(np.sqrt(1 - min(scores["correlation"], 1) ** 2)),
@@ -184,7 +190,9 @@ def _references(
     return pd.DataFrame(rows).reindex(columns=list(REFERENCE_COLUMNS))
 
 
-def _example(rng: np.random.Generator, domains: Sequence[str], sources: Sequence[str], index: int) -> Example:
+def _example(
+    rng: np.random.Generator, domains: Sequence[str], sources: Sequence[str], lambdas: Sequence[float], index: int
+) -> Example:
     """A bright disc on a striped ground; the label is high on the disc."""
     side = 56
     y, x = np.mgrid[:side, :side]
@@ -198,10 +206,22 @@ def _example(rng: np.random.Generator, domains: Sequence[str], sources: Sequence
         return (strength * patches + 0.3 * rng.normal(size=GRID * GRID)).astype(np.float32)
 
     strengths = {"label": 2.0, "transferred": 0.8, "prediction_only": 0.0, "supervised": 1.4, "zero_shot": 0.1}
+    domain, noise = domains[index % len(domains)], rng.normal(size=GRID * GRID)
+    shown = sorted({lambdas[0], lambdas[len(lambdas) // 2], lambdas[-1]})
+    others = [source for source in sources if source != domain]
     return Example(
-        domain=domains[index % len(domains)],
-        source_domain=sources[(index + 1) % len(sources)],
+        domain=domain,
+        source_domain=others[index % len(others)],
         class_name=f"a disc {index}",
         pixels=pixels,
         attributions={name: blurred(strength) for name, strength in strengths.items()},
+        over_lambda={
+            source: LambdaMaps(
+                lambdas=tuple(shown),
+                attributions=np.stack([(value * patches + 0.3 * noise).astype(np.float32) for value in shown]),
+                class_names=tuple(f"a disc {index if value < 1 else index + 1}" for value in shown),
+                probabilities=tuple(1.0 - 0.5 * min(max(value, 0.0), 1.0) for value in shown),
+            )
+            for source in others
+        },
     )

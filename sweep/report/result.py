@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core.metrics import SCORES
+from sweep.report.example import Example
 from sweep.report.references import REFERENCES
 
 PAIR_COLUMNS = ("source_domain", "target_domain")
@@ -29,7 +30,6 @@ SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
 CONVERGENCE_COLUMNS = ("target_domain", "budget", "picture", "iou_at_10")
 
 SPLITS = ("validation", "test")
-EXAMPLE_ATTRIBUTIONS = ("label", "transferred", "prediction_only", "supervised", "zero_shot")
 
 FRAMES = {
     "cells": CELL_COLUMNS,
@@ -50,41 +50,13 @@ _BOUNDS = {
     "similarity_explainability": (-1.0, 1.0),
 }
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 3
+_FORMAT = 4
 
 Scalar = str | int | float | bool | None
 
 
 class ResultError(ValueError):
     """A sweep's result that contradicts itself or lacks a part."""
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One test picture with the attributions of its true class from every model that is compared.
-
-    pixels: uint8 [H, W, 3]; attributions: name in EXAMPLE_ATTRIBUTIONS -> float32 [M], M = g * g patches row by row.
-    `label` must be there; a model that was not run is left out. `source_domain` is where `transferred` came from.
-    """
-
-    domain: str
-    source_domain: str
-    class_name: str
-    pixels: NDArray[np.uint8]
-    attributions: Mapping[str, NDArray[np.float32]]
-
-    def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
-            raise ResultError(f"example pixels must be uint8 [H, W, 3], not {self.pixels.dtype} {self.pixels.shape}")
-        unknown = set(self.attributions) - set(EXAMPLE_ATTRIBUTIONS)
-        if unknown or "label" not in self.attributions:
-            raise ResultError(f"example attributions need 'label' and may hold {EXAMPLE_ATTRIBUTIONS}, not {unknown}")
-        num_players = len(self.attributions["label"])
-        for name, values in self.attributions.items():
-            if values.shape != (num_players,) or math.isqrt(num_players) ** 2 != num_players:
-                raise ResultError(f"example attributions {name!r} must be [g * g], not {values.shape}")
-            if not np.isfinite(values).all():
-                raise ResultError(f"example attributions {name!r} are not finite: leave that model out of the example")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +74,7 @@ class SweepResult:
     source_models: SOURCE_MODEL_COLUMNS, SOURCE_MODELS scored on each target's test split with the target's classes; may be empty.
     objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
     convergence: CONVERGENCE_COLUMNS, IoU@10 of Kernel SHAP with the test labels of some pictures, over its budget; may be empty.
+    artifacts: of a pair, what its numbers were made from -> the key of that artifact in the store; may be of no pair.
     A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
     Raises ResultError, a ValueError.
     """
@@ -120,6 +93,7 @@ class SweepResult:
     source_models: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOURCE_MODEL_COLUMNS)))
     objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
     convergence: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)))
+    artifacts: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("sources", "targets", "examples"):
@@ -142,8 +116,11 @@ class SweepResult:
         _check_unique("references", self.references, ["domain", "reference", "alpha"])
         _check_unique("similarities", self.similarities, [*PAIR_COLUMNS, "alpha"])
         for example in self.examples:
-            if example.domain not in self.targets or example.source_domain not in self.sources:
-                raise ResultError(f"an example is of {example.domain!r} from {example.source_domain!r}: no such target or source")
+            for source in (example.source_domain, *example.over_lambda):
+                if example.domain not in self.targets or source not in self.sources:
+                    raise ResultError(f"an example is of {example.domain!r} from {source!r}: no such target or source")
+        if not set(self.artifacts) <= set(self.pairs):
+            raise ResultError(f"artifacts are of pairs that were not planned: {sorted(set(self.artifacts) - set(self.pairs))[:5]}")
 
     def _check_pairs(self) -> None:
         for names, kind in ((self.sources, "sources"), (self.targets, "targets"), (self.pairs, "pairs")):
@@ -184,9 +161,7 @@ class SweepResult:
             getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
         arrays: dict[str, NDArray] = {}
         for index, example in enumerate(self.examples):
-            arrays[f"{index}/pixels"] = example.pixels
-            for name, values in example.attributions.items():
-                arrays[f"{index}/{name}"] = values.astype(np.float32)
+            arrays |= {f"{index}/{name}": values for name, values in example.arrays()}
         with (directory / "examples.npz").open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # names are ours, no clash with its options
         description = {
@@ -198,10 +173,8 @@ class SweepResult:
             "targets": list(self.targets),
             "pairs": [list(pair) for pair in self.pairs],
             "provenance": dict(self.provenance),
-            "examples": [
-                {"domain": e.domain, "source_domain": e.source_domain, "class_name": e.class_name}
-                for e in self.examples
-            ],
+            "artifacts": [[*pair, dict(keys)] for pair, keys in self.artifacts.items()],
+            "examples": [example.description() for example in self.examples],
         }
         text = json.dumps(description, indent=1, allow_nan=False)
         (directory / "result.json").write_text(text + "\n", encoding="utf-8")
@@ -214,9 +187,10 @@ class SweepResult:
             raise ResultError(f"{directory} holds result format {description.get('format')}, not {_FORMAT}: run again")
         examples = []
         with np.load(directory / "examples.npz", allow_pickle=False) as arrays:
-            for index, names in enumerate(description["examples"]):
-                attributions = {n: arrays[f"{index}/{n}"] for n in EXAMPLE_ATTRIBUTIONS if f"{index}/{n}" in arrays}
-                examples.append(Example(**names, pixels=arrays[f"{index}/pixels"], attributions=attributions))
+            for index, found in enumerate(description["examples"]):
+                prefix = f"{index}/"
+                own = {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+                examples.append(Example.from_parts(found, own))
         return cls(
             sweep_key=description["sweep_key"],
             command=description["command"],
@@ -226,6 +200,7 @@ class SweepResult:
             pairs=tuple((source, target) for source, target in description["pairs"]),
             provenance=description["provenance"],
             examples=tuple(examples),
+            artifacts={(source, target): keys for source, target, keys in description["artifacts"]},
             **{name: pd.read_parquet(directory / f"{name}.parquet") for name in FRAMES},
         )
 

@@ -40,7 +40,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 4
+    version = 5
 
     command: str
     config: SweepConfig
@@ -79,6 +79,7 @@ class Result(Stage):
             objectives=pd.concat([pair.objectives(store) for pair in self.pairs], ignore_index=True)[list(OBJECTIVE_COLUMNS)],
             convergence=pd.concat([pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)), *(c.load(store) for c in self.convergence)]),
             examples=tuple(example for examples in self.examples for example in examples.load(store)),
+            artifacts=self._artifacts(store),
         )
         result.to_directory(directory)
         write_report(result, directory)
@@ -97,6 +98,25 @@ class Result(Stage):
             for scores in pair.transfer.source_models
         ]
         return pd.DataFrame(rows, columns=list(SOURCE_MODEL_COLUMNS))
+
+    def _artifacts(self, store: Store) -> dict[tuple[str, str], dict[str, str]]:
+        """Of each pair the keys of what its chosen point was made from and measured on."""
+        reference_of = {reference.target: reference for reference in self.references}
+        found = {}
+        for pair in self.pairs:
+            transfer, alpha = pair.transfer, pair.chosen(store, "test")["alpha"]
+            (vector,) = (v for v in transfer.source_vectors if v.model.alpha == alpha)
+            made_from: dict[str, Stage] = {
+                "search of the pair": pair,
+                "explainability vector of the source": vector,
+                "task vector of the target": transfer.target_task,
+                "pictures of the target": transfer.pictures,
+                "validation labels of the target": transfer.validation,
+                "test labels of the target": transfer.test,
+                "references of the target": reference_of[transfer.target],
+            }
+            found[transfer.source, transfer.target] = {name: stage.key for name, stage in made_from.items()}
+        return found
 
     def _references(self, store: Store) -> pd.DataFrame:
         """The rows on test, with those that need other domains' labels."""
