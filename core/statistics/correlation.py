@@ -3,14 +3,8 @@
 import math
 from dataclasses import dataclass
 
-<<<<<<< HEAD:core/statistics.py
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, pearsonr
-=======
 from numpy.typing import ArrayLike
 from scipy.stats import pearsonr
->>>>>>> dad7064b7df441b09b83ae1409a6e9e30b755255:core/statistics/correlation.py
 
 from core.statistics.intervals import Interval
 from core.statistics.points import complete_points, is_constant
@@ -74,30 +68,3 @@ def least_squares_line(x: ArrayLike, y: ArrayLike) -> Line:
     centred = x - x.mean()
     slope = float(centred @ (y - y.mean()) / (centred @ centred))
     return Line(slope=slope, intercept=float(y.mean() - slope * x.mean()))
-<<<<<<< HEAD:core/statistics.py
-
-
-def _complete_points(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"x and y must be vectors of one length, not of shapes {x.shape} and {y.shape}")
-    is_complete = ~(np.isnan(x) | np.isnan(y))
-    return x[is_complete], y[is_complete]
-
-
-def _is_constant(values: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(values) <= SMALLEST_RELATIVE_SPREAD * np.abs(values).max())
-
-
-def paired_ratio_bound(is_correct: NDArray[np.bool_], reference_is_correct: NDArray[np.bool_], confidence: float) -> float:
-    """Lower confidence limit, one-sided, of one model's accuracy divided by another's, both on the same pictures. [N] bool each.
-
-    By the delta method on paired pictures. A confidence of 0.5 gives the ratio itself.
-    """
-    own, reference = is_correct.astype(np.float64), reference_is_correct.astype(np.float64)
-    ratio = own.mean() / reference.mean()
-    residual = own - ratio * reference
-    error = np.sqrt(np.square(residual).mean() / len(own)) / reference.mean()
-    return float(ratio - norm.ppf(confidence) * error)
-=======
->>>>>>> dad7064b7df441b09b83ae1409a6e9e30b755255:core/statistics/correlation.py
