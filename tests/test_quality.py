@@ -15,7 +15,6 @@ from core.miniature import DOMAIN_NAMES
 from core.statistics import pearson
 from sweep.store.artifacts import Store
 
-
 TARGETS = ("land_cover", "traffic_signs", "aerial_objects", "scenes")
 
 
