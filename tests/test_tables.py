@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic_result import synthetic_result
 
-from sweep.report.references import REFERENCES
+from sweep.report.references import EXPECTED
 from sweep.report.result import SweepResult
 from sweep.report.tables import (
     best_pairs,
@@ -57,7 +57,7 @@ def test_missing_normalised_references_follow_from_the_prediction_only_row(resul
 
 def test_a_pair_is_compared_with_the_model_supervised_at_its_own_alpha(result):
     pairs, references = chosen_pairs(result), pair_references(result)
-    assert len(references) == len(pairs) * len(REFERENCES)
+    assert len(references) == len(pairs) * len(EXPECTED)
     for _, pair in pairs.iterrows():
         key = {"source_domain": pair["source_domain"], "target_domain": pair["target_domain"]}
         used = _row(references, **key, reference="supervised")
@@ -68,7 +68,7 @@ def test_a_pair_is_compared_with_the_model_supervised_at_its_own_alpha(result):
 def test_no_other_alpha_stands_in_for_a_supervised_model_that_is_missing(result):
     references = result.references[~np.isclose(result.references["alpha"], 0.3)]
     without = pair_references(replace(result, references=references))
-    alphas = chosen_pairs(result)["alpha"].repeat(len(REFERENCES)).to_numpy()
+    alphas = chosen_pairs(result)["alpha"].repeat(len(EXPECTED)).to_numpy()
     supervised = without["reference"] == "supervised"
     assert without.loc[supervised & np.isclose(alphas, 0.3), "correlation"].isna().all()
     assert without.loc[supervised & ~np.isclose(alphas, 0.3), "correlation"].notna().all()
@@ -78,7 +78,7 @@ def test_headline_means_are_over_the_chosen_test_rows_and_their_targets(result):
     chosen = result.cells[(result.cells["split"] == "test") & result.cells["is_chosen"]]
     zero = result.references[result.references["reference"] == "zero_predictor"].set_index("domain")["e_rmse"]
     means = headline(result)
-    assert list(means.index) == ["transferred", *REFERENCES]
+    assert list(means.index) == ["transferred", *EXPECTED]
     assert means.loc["transferred", "iou_at_10"] == pytest.approx(chosen["iou_at_10"].mean())
     assert means.loc["zero_predictor", "e_rmse"] == pytest.approx(np.mean([zero[t] for t in chosen["target_domain"]]))
 
@@ -147,7 +147,7 @@ def test_a_curve_ends_where_most_sources_end():
 def test_domain_table_puts_transferred_rows_beside_every_reference(result):
     table = domain_table(result)
     cars = table[table["domain"] == "cars"]
-    assert list(cars["model"].unique()) == ["transferred_mean", "transferred_best", *REFERENCES]
+    assert list(cars["model"].unique()) == ["transferred_mean", "transferred_best", *EXPECTED]
     to_cars = chosen_pairs(result).query("target_domain == 'cars'")
     assert _row(cars, model="transferred_best")["iou_at_10"] == to_cars["iou_at_10"].max()
     assert _row(cars, model="transferred_mean")["e_rmse"] == pytest.approx(to_cars["e_rmse"].mean())
@@ -166,6 +166,6 @@ def test_pairs_that_were_not_planned_are_not_missed():
     cells, similarities = (frame[frame["source_domain"] == "others"] for frame in (result.cells, result.similarities))
     result = replace(result, cells=cells, similarities=similarities)
     assert missing_pairs(result) == [("a", "b"), ("a", "c")]
-    planned = replace(result, pairs=[("others", "a"), ("others", "b"), ("others", "c")])
+    planned = replace(result, pairs=[("others", "a"), ("others", "b"), ("others", "c")], artifacts={})
     assert missing_pairs(planned) == []
     assert list(domain_table(planned)["domain"].unique()) == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,12 +79,12 @@ def table1(result: SweepResult) -> pd.DataFrame:
             values = {model: frame[score].to_numpy(dtype=float) for model, frame in scores.items()}
             lower_is_better = SCORE_NAMED[score].lower_is_better
             alike = not_worse_than_best(values, lower_is_better)
-            means = {model: float(np.nanmean(found)) for model, found in values.items()}
-            best = min(means, key=lambda model: means[model] if lower_is_better else -means[model])
+            means = {model: float(np.nanmean(found)) for model, found in values.items() if not np.isnan(found).all()}
+            best = min(means, key=lambda model: means[model] if lower_is_better else -means[model]) if means else None
             for row in ROWS:
                 found = values[row.model][~np.isnan(values[row.model])]
-                sd = float(found.std(ddof=1)) if len(found) > 1 else float("nan")
-                rows.append((source, row.model, score, means[row.model], sd, len(found), row.model == best, row.model in alike))
+                sd = float(found.std(ddof=1)) if len(found) > 1 else math.nan
+                rows.append((source, row.model, score, means.get(row.model, math.nan), sd, len(found), row.model == best, row.model in alike))
     return pd.DataFrame(rows, columns=list(TABLE1_COLUMNS))
 
 

@@ -39,8 +39,10 @@ def terminal_summary(result: SweepResult, num_pairs: int = 8) -> str:
 def _of_targets(result: SweepResult) -> list[str]:
     """For each target the best source, and what it beats."""
     short = {"zero predictor": "zero", "mean map": "map", "mean map's overlap": "map IoU", "mean map's correlation": "map corr."}
-    lines = ["The best source for each target, and what it beats (zero, map: the E-RMSE of the zero predictor and of the mean map; the"]
-    lines.append("mean map's IoU@10 and correlation):")
+    lines = _wrapped(
+        "The best source for each target, and what it beats (zero, map: the E-RMSE of the zero predictor and of the mean map; and the "
+        "mean map's IoU@10 and correlation):"
+    )
     for _, row in best_of_targets(result).iterrows():
         beaten = ", ".join(short[name] for name in BEATEN if row[name]) or "none of them"
         name = ascii_pair(row["source_domain"], row["target_domain"])
@@ -56,16 +58,17 @@ def _table1(result: SweepResult) -> list[str]:
     for source, of_source in table.groupby("source_domain", sort=False):
         cells = of_source.set_index(["model", "score"])
         number_of_targets = int(of_source["num_targets"].max())
-        heads = "".join(f"{SCORE_NAMED[score].title:>14}" for score in shown[:-1]) + f"{'corr.':>8}"
+        heads = "".join(f"{SCORE_NAMED[score].title:>13}" for score in shown[:-1]) + f"{'corr.':>8}"
         what = f"mean and standard deviation over {number_of_targets} targets; * the best of a"
         lines += ["", f"Table 1 from {ascii_text(str(source), 40)}: {what}", "column, + not different from it (paired t-test, p < 0.05)"]
-        lines.append(f"{'':<24}{heads}")
+        lines.append(f"{'':<27}{heads}")
         for model, title in titles.items():
-            row = f"{title:<24}"
+            row = f"{title:<27}"
             for score in shown:
                 cell = cells.loc[(model, score)]
                 mark = "*" if cell["is_best"] else "+" if cell["does_not_differ_from_best"] else " "
-                row += f"{cell['mean']:>7.3f}{mark}" if score == "correlation" else f"{cell['mean']:>7.3f}{mark}{cell['sd']:>5.2f} "
+                mean, sd = number(cell["mean"], dash="-"), number(cell["sd"], 2, dash="-")
+                row += f"{mean:>7}{mark}" if score == "correlation" else f"{mean:>7}{mark}{sd:>5}"
             lines.append(row.rstrip())
     return lines
 
