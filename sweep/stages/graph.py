@@ -11,7 +11,7 @@ trials.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from sweep.stages.pairs import PairSearch, Transfer
 from sweep.stages.pictures import Pictures, make_pictures
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
+from sweep.stages.side_head import FittedSideHead, SideHeadScores
 from sweep.stages.stage import closure
 from sweep.stages.vectors import Vector
 
@@ -178,6 +179,13 @@ class SweepGraph:
     def explainer_scores(self, target: str) -> ExplainerScores:
         return self._once(("explainers", target), lambda: ExplainerScores(self.prediction_only_scores(target)))
 
+    def side_head_scores(self, target: str) -> SideHeadScores:
+        """Of a head that meets efficiency, whatever the sweep's own does."""
+        model, head = self.prediction_only_scores(target), replace(self.config.attribution_head, kind="efficiency")
+        classifier, labels = self.classifier(target, 1.0, head), self.labels(target, "train")
+        fitted = FittedSideHead(target, model.preprocessing, model.pictures, classifier, labels, self.config.recipe_of(alone(target)))
+        return self._once(("side head", target), lambda: SideHeadScores(fitted, model))
+
     def reference(self, target: str) -> Reference:
         return self._once(("reference", target), lambda: self._reference(target))
 
@@ -193,6 +201,7 @@ class SweepGraph:
             len(self.domains[target].class_names),
             tuple(models),
             self.explainer_scores(target),
+            self.side_head_scores(target),
             *(self.labels(target, role) for role in roles),
         )
 
