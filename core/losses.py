@@ -1,4 +1,4 @@
-"""The training losses: equations 4 and 5 of the paper."""
+"""The training losses: equations 4 and 5 of the paper, and one that needs no explanation labels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ def classification_loss(logits: Tensor, class_ids: Tensor) -> Tensor:
 def explanation_loss(attributions: Tensor, attribution_labels: Tensor) -> Tensor:
     """Mean over pictures of the squared L2 distance between predicted and label attributions, L_exp, eq. 5. Both [N, M]."""
     return (attributions - attribution_labels).square().sum(dim=1).mean()
+
+
+def infidelity_loss(attributions: Tensor, removed: Tensor, value_full: Tensor, perturbation_values: Tensor) -> Tensor:
+    """Infidelity (Yeh et al., 2019) as `core.metrics` measures it, with a gradient: it asks for values of the game, not for its solution.
+
+    attributions [N, M]; removed: float [I, M], 1 where a perturbation removes a patch; value_full [N]; perturbation_values [N, I],
+    v(all without I).
+    """
+    return (attributions @ removed.T - (value_full[:, None] - perturbation_values)).square().mean()
 
 
 def combined_loss(classification: Tensor, explanation: Tensor, alpha: float) -> Tensor:

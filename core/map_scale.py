@@ -23,14 +23,15 @@ def fit_scale(
     """The factor of the cosines, relative to the head's, that minimises infidelity.
 
     attributions: the head's, [N, M]; removed: [I, M], the perturbations; value_full: [N]; perturbation_values: [N, I], v(all without I).
-    Least squares over all pictures and perturbations; at least SMALLEST_SCALE.
+    Least squares over all pictures and perturbations; at least SMALLEST_SCALE, and 1 for maps that are constant.
     """
     shape, fixed = _parts(head, attributions.astype(np.float64))
     sets = removed.T.astype(np.float64)
     predicted = shape @ sets
     wanted = value_full.astype(np.float64)[:, None] - perturbation_values - fixed @ sets
     power = np.square(predicted).sum()
-    return max(SMALLEST_SCALE, float((predicted * wanted).sum() / power)) if power > 0 else 1.0
+    has_shape = power > 1e-12 * predicted.size
+    return max(SMALLEST_SCALE, float((predicted * wanted).sum() / power)) if has_shape else 1.0
 
 
 def rescaled(head: AttributionHead, attributions: Floats, factor: float) -> Floats:

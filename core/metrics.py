@@ -200,7 +200,7 @@ _MEASURED = (
         bounds=(0.0, 1.0),
         chance=lambda num_patches, num_classes: chance_iou_at(10, num_patches),
         terminal_title="IoU@10",
-        reading="Overlap of the ten strongest patches with the label's. White is chance or below.",
+        reading="Overlap of the ten strongest patches with the label's. Without colour: chance or below.",
     ),
     Score(
         "infidelity",

@@ -1,4 +1,4 @@
-"""Task arithmetic: equations 1 to 3, 6 and 7 of the paper, over the image tower's trained weights. Equation 8 is in `core.merging`."""
+"""Task arithmetic: equations 1 to 3, 6 and 7 of the paper, over the image tower's trained weights. Equation 8 is in `core.merging.rule`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Weights = Mapping[str, Tensor]
 """The image tower's weights by name."""
 
 
-_BASE_FINGERPRINT = "base_fingerprint"
+BASE_FINGERPRINT, RANK = "base_fingerprint", "rank"
+"""Metadata of the files; the second only of those that hold factors (`core.low_rank`)."""
 
 
 class TaskVectorError(ValueError):
@@ -65,12 +66,13 @@ class TaskVector:
         return {k: v + scaling_coefficient * self.weights[k] for k, v in weights.items()}
 
     def to(self, device: torch.device | str) -> TaskVector:
-        """The vector on a device; weights that are there already are not copied."""
-        return TaskVector({k: v.to(device) for k, v in self.weights.items()}, self.base_fingerprint)
+        """The vector on a device: itself, where it is there already."""
+        moved = {k: v.to(device) for k, v in self.weights.items()}
+        return self if all(moved[k] is v for k, v in self.weights.items()) else TaskVector(moved, self.base_fingerprint)
 
     def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write it as safetensors, with the base's fingerprint in the metadata beside what is given."""
-        described = {**(metadata or {}), _BASE_FINGERPRINT: self.base_fingerprint}
+        described = {**(metadata or {}), BASE_FINGERPRINT: self.base_fingerprint}
         save_file({k: v.detach().cpu().contiguous() for k, v in self.weights.items()}, path, described)
 
     @staticmethod
@@ -79,17 +81,10 @@ class TaskVector:
 
         Raises TaskVectorError where the file holds no task vector, or one of another base.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = (file.metadata() or {}).get(_BASE_FINGERPRINT)
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-        except (SafetensorError, OSError) as error:
-            raise TaskVectorError(f"{path} cannot be read ({error}): make the vector again") from error
-        if found is None:
-            raise TaskVectorError(f"{path} does not name its base: give a file that TaskVector.save wrote")
-        if base_fingerprint not in (None, found):
-            raise TaskVectorError(f"{path} belongs to the base {found[:12]}, not to {base_fingerprint[:12]}: use the base it was made from")
-        return TaskVector(weights, found)
+        weights, metadata = read_vector_file(path, base_fingerprint)
+        if RANK in metadata:
+            raise TaskVectorError(f"{path} holds factors of rank {metadata[RANK]}: read it with core.low_rank.load_vector")
+        return TaskVector(weights, metadata[BASE_FINGERPRINT])
 
     def check_same_base(self, other: TaskVector) -> None:
         """Raise TaskVectorError unless both are of one base and one architecture."""
@@ -99,6 +94,22 @@ class TaskVector:
 
     def _flat(self) -> Tensor:
         return torch.cat([v.double().flatten() for _, v in sorted(self.weights.items())])
+
+
+def read_vector_file(path: Path, base_fingerprint: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a task vector's file. Raises TaskVectorError as `TaskVector.load` does."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+    except (SafetensorError, OSError) as error:
+        raise TaskVectorError(f"{path} cannot be read ({error}): make the vector again") from error
+    found = metadata.get(BASE_FINGERPRINT)
+    if found is None:
+        raise TaskVectorError(f"{path} does not name its base: give a file that TaskVector.save wrote")
+    if base_fingerprint is not None and base_fingerprint != found:
+        raise TaskVectorError(f"{path} belongs to the base {found[:12]}, not to {base_fingerprint[:12]}: use the base it was made from")
+    return tensors, metadata
 
 
 def gram_matrix(vectors: Sequence[TaskVector]) -> Tensor:

@@ -73,10 +73,12 @@ def pipeline(store: Store, directory: Path) -> list[Stage]:
     learning = graph_of(store, *DIGITS, *LEARNING).labels("clean_digits", "train")
     taken = graph_of(store, *DIGITS, *GRID, "--labels", f"clean_digits={_exported(grid, store, directory)}")
     imported = taken.labels("clean_digits", "train")
-    compute(store, learning, imported)
+    fisher = graph_of(store, *DIGITS, *GRID, "--merge", "fisher")
+    sensitivities = fisher.sensitivities(fisher.config.pairs[0])
+    compute(store, learning, imported, *sensitivities)
     pair = grid.pair(grid.config.pairs[0])
     cells = Cells(pair.transfer, pair.search, 0.5)  # made within the pair, and none of its inputs
-    return [BaseModel(describe_base(grid.config.base)), *closure([studied, grid.result, learning, imported]), cells]
+    return [BaseModel(describe_base(grid.config.base)), *closure([studied, grid.result, learning, imported, *sensitivities]), cells]
 
 
 def _exported(graph: SweepGraph, store: Store, directory: Path) -> Path:

@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import SCORES, chance_iou_at
-from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, Example, SweepResult
+from sweep.report.example import Example, LambdaMaps
+from sweep.report.result import (
+    CELL_COLUMNS,
+    CONVERGENCE_COLUMNS,
+    REFERENCE_COLUMNS,
+    SIMILARITY_COLUMNS,
+    SOURCE_MODEL_COLUMNS,
+    SweepResult,
+)
 
 DOMAINS = (
     "cars", "textures", "land_cover", "traffic_signs", "aerial_objects", "scenes", "street_digits", "clean_digits",
@@ -23,6 +31,8 @@ def synthetic_result(
     lambdas: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
     select: str = "validation",
     num_examples: int = 4,
+    has_source_models: bool = False,
+    has_convergence: bool = False,
     seed: int = 0,
 ) -> SweepResult:
     """A pair transfers the better the more alike the hidden directions of its domains are.
@@ -51,7 +61,8 @@ def synthetic_result(
                 scores = _finished(scores, base_accuracy[target], base_error[target])
                 cell = {
                     "source_domain": source, "target_domain": target, "alpha": alpha, "lambda1": 1.0,
-                    "lambda2": lambda2, "trial": trial, "is_chosen": index == chosen,
+                    "lambda2": lambda2, "trial": trial, "is_chosen": index == chosen, "attribution_scale": 0.8,
+                    "normalized_accuracy_lower": 0.9, "few_labels_e_rmse": 1.0,
                 }  # fmt: skip
                 cells.append(cell | {"split": select} | scores)
                 if index == chosen and select == "validation":
@@ -65,14 +76,51 @@ def synthetic_result(
         targets=tuple(domains),
         pairs=tuple((source, target) for source in sources for target in domains if source != target),
         provenance={
-            "select": select, "seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
+            "select": select, "seed": seed, "search.seed": seed, "base_sha256": "ab" * 32, "budget": 512, "fill": "mean",
             "value_output": "logit", "num_players": GRID * GRID, "search": "optuna", "lambda1": 1.0,
+            "search.min_normalized_accuracy": 0.9,
         },  # fmt: skip
         cells=pd.DataFrame(cells)[list(CELL_COLUMNS)],
         references=_references(rng, domains, alphas, base_accuracy, base_error),
         similarities=pd.DataFrame(similarities, columns=list(SIMILARITY_COLUMNS)),
-        examples=[_example(rng, domains, sources, index) for index in range(num_examples)],
+        examples=[_example(rng, domains, sources, lambdas, index) for index in range(num_examples)],
+        artifacts={
+            (source, target): {"search of the pair": f"{i:040x}", "explainability vector of the source": f"{sources.index(source):040x}"}
+            for i, (source, target) in enumerate((s, t) for s in sources for t in domains if s != t)
+        },
+        convergence=_convergence(domains if has_convergence else ()),
+        source_models=_source_models(sources, domains, alphas if has_source_models else ()),
     )
+
+
+def _source_models(sources: Sequence[str], domains: Sequence[str], alphas: Sequence[float]) -> pd.DataFrame:
+    """Models of the source: inaccurate on the target; the self-explaining one explains well. No random number is drawn."""
+    rows = []
+    for s, source in enumerate(sources):
+        for t, target in enumerate(domains):
+            if source == target or not alphas:
+                continue
+            wave = 0.02 * np.sin(3.0 * s + t)
+            for alpha in (None, *alphas):
+                name = "source_prediction_only" if alpha is None else "source_self_explaining"
+                scores = {"correlation": 0.0, "normalized_accuracy": 0.4 + wave, "iou_at_10": 0.09 + wave, "normalized_e_rmse": 1.0}
+                if alpha is not None:
+                    scores = {"correlation": 0.4 + wave, "normalized_accuracy": 0.4 - wave, "iou_at_10": 0.3 + wave}
+                    scores["normalized_e_rmse"] = 0.4
+                finished = _finished(scores, 0.9, 1.7)
+                rows.append({"source_domain": source, "target_domain": target, "model": name, "alpha": alpha, **finished})
+    return pd.DataFrame(rows, columns=list(SOURCE_MODEL_COLUMNS))
+
+
+def _convergence(domains: Sequence[str]) -> pd.DataFrame:
+    """Kernel SHAP agrees the better the more evaluations it has: 0.1 at 64, 0.5 at 1024, straight in log x, with a wave a picture."""
+    rows = [
+        (domain, budget, picture, 0.1 + 0.1 * (np.log2(budget) - 6) + 0.05 * np.sin(5 * d + picture))
+        for d, domain in enumerate(domains)
+        for budget in (64, 128, 256, 512, 1024)
+        for picture in range(6)
+    ]
+    return pd.DataFrame(rows, columns=list(CONVERGENCE_COLUMNS))
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
@@ -93,6 +141,7 @@ def _scores(rng: np.random.Generator, likeness: float, alpha: float, lambda2: fl
 
 def _finished(scores: dict[str, float], accuracy: float, e_rmse: float) -> dict[str, float]:
     known = scores | {
+        "normalized_accuracy_lower": max(scores["normalized_accuracy"] - 0.03, 0.0),
         "accuracy": min(scores["normalized_accuracy"] * accuracy, 1.0),
         "e_rmse": scores["normalized_e_rmse"] * e_rmse,
         "e_rmse_at_best_scale": 0.66 * float(np.sqrt(1 - min(scores["correlation"], 1) ** 2)),
@@ -141,7 +190,9 @@ def _references(
     return pd.DataFrame(rows).reindex(columns=list(REFERENCE_COLUMNS))
 
 
-def _example(rng: np.random.Generator, domains: Sequence[str], sources: Sequence[str], index: int) -> Example:
+def _example(
+    rng: np.random.Generator, domains: Sequence[str], sources: Sequence[str], lambdas: Sequence[float], index: int
+) -> Example:
     """A bright disc on a striped ground; the label is high on the disc."""
     side = 56
     y, x = np.mgrid[:side, :side]
@@ -155,10 +206,22 @@ def _example(rng: np.random.Generator, domains: Sequence[str], sources: Sequence
         return (strength * patches + 0.3 * rng.normal(size=GRID * GRID)).astype(np.float32)
 
     strengths = {"label": 2.0, "transferred": 0.8, "prediction_only": 0.0, "supervised": 1.4, "zero_shot": 0.1}
+    domain, noise = domains[index % len(domains)], rng.normal(size=GRID * GRID)
+    shown = sorted({lambdas[0], lambdas[len(lambdas) // 2], lambdas[-1]})
+    others = [source for source in sources if source != domain]
     return Example(
-        domain=domains[index % len(domains)],
-        source_domain=sources[(index + 1) % len(sources)],
+        domain=domain,
+        source_domain=others[index % len(others)],
         class_name=f"a disc {index}",
         pixels=pixels,
         attributions={name: blurred(strength) for name, strength in strengths.items()},
+        over_lambda={
+            source: LambdaMaps(
+                lambdas=tuple(shown),
+                attributions=np.stack([(value * patches + 0.3 * noise).astype(np.float32) for value in shown]),
+                class_names=tuple(f"a disc {index if value < 1 else index + 1}" for value in shown),
+                probabilities=tuple(1.0 - 0.5 * min(max(value, 0.0), 1.0) for value in shown),
+            )
+            for source in others
+        },
     )

@@ -12,7 +12,8 @@ from image_sets import write_noise
 from in_process import no_engines
 
 from core.games.attribution_labels import LabelSettings
-from core.merging import MERGE_RULES
+from core.merging.lines import Lines
+from core.merging.rules import MERGE_RULES
 from core.shapley.estimators import ESTIMATORS
 from sweep import run as command_line
 from sweep.commands import all_pairs
@@ -46,7 +47,9 @@ def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
         (["--suite", "miniature", "--domains", "cars", "planes"], "no domain 'planes'"),
         (["--suite", "miniature", "--domains", "cars"], "at least two domains"),
         (["--search", "random"], "invalid choice"),
-        (["--merge", "substraction"], "invalid choice"),
+        (["--merge", "substraction"], "unknown merge rule 'substraction': choose among addition"),
+        (["--merge", "lines:frist=0.2"], "lines has no parameter 'frist': it has first, last"),
+        (["--merge", "ties:share=0"], "share of ties must lie in (0, 1], not 0.0"),
         (["--alphas", "0.5,1.5"], r"alpha must lie in [0, 1], not 1.5"),
         (["--alphas", "1.0"], "explainability vector is zero"),
         (["--alphas", "half"], "no list of numbers"),
@@ -186,6 +189,7 @@ def test_options_change_the_suite_and_nothing_else():
     assert {changed.recipe.seed, changed.data.seed, changed.labels.train.seed, changed.search.seed} == {7}
     assert changed.recipe.learning_rate == plain.recipe.learning_rate
     assert changed.search.merge == MERGE_RULES["addition"] == config("--merge", "addition").search.merge
+    assert config("--merge", "lines:first=0.2").search.merge == Lines(first=0.2)
 
 
 def test_sources_targets_and_labels_reach_the_configuration():

@@ -26,18 +26,29 @@ SCORE = """    Score(
         reading="The darker, the higher the peak.",
     ),
 """
-MERGE_RULE = '''
+MERGE_RULE = '''"""What both vectors agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from core.merging.rule import NO_EVIDENCE, Evidence, MergeRule
+from core.task_vectors import TaskVector
+
+
 @dataclass(frozen=True)
 class SignAgreement(MergeRule):
-    """Addition of the explainability vector's weights whose sign the target's task vector shares."""
+    """Addition of the explainability vector's weights whose sign the target's task vector shares, times a scale."""
 
     name: ClassVar[str] = "sign_agreement"
 
-    def prepare(self, base: Weights, target_task: TaskVector, explainability: TaskVector, device: torch.device | str = "cpu") -> Merger:
+    scale: float = 1.0
+
+    def edited(self, target_task: TaskVector, explainability: TaskVector, evidence: Evidence = NO_EVIDENCE) -> TaskVector:
         task, star = target_task.weights, explainability.weights
-        return _Sum(base, task, {name: star[name] * (star[name] * task[name] > 0) for name in star}, torch.device(device))
-
-
+        kept = {name: self.scale * star[name] * (star[name] * task[name] > 0) for name in star}
+        return TaskVector(kept, explainability.base_fingerprint)
 '''
 ESTIMATOR = '''"""The difference of mean values with and without a player, shifted to share out v(N) - v(empty)."""
 
@@ -120,8 +131,8 @@ with pytest.MonkeyPatch.context() as patch:
     engines_here(patch)
     sys.exit(run.main(sys.argv[1:]))
 """
-CHANGED = {"core/metrics.py", "core/merging.py"}
-ADDED = {"core/shapley/halves.py", "sweep/commands/count.py"}
+CHANGED = {"core/metrics.py"}
+ADDED = {"core/merging/sign_agreement.py", "core/shapley/halves.py", "sweep/commands/count.py"}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +150,7 @@ def tree(tmp_path_factory) -> Path:
         (directory / name).write_text(source)
 
     insert("core/metrics.py", (")\n\nSCORES:", SCORE + ")\n\nSCORES:"))
-    insert("core/merging.py", ("\nMERGE_RULES:", MERGE_RULE + "\nMERGE_RULES:"), ("in (Addition(),)", "in (Addition(), SignAgreement())"))
+    (directory / "core" / "merging" / "sign_agreement.py").write_text(MERGE_RULE)
     (directory / "core" / "shapley" / "halves.py").write_text(ESTIMATOR)
     (directory / "sweep" / "commands" / "count.py").write_text(COMMAND)
     return directory
@@ -183,7 +194,7 @@ SWEEP = [
 def swept(tree, tmp_path_factory) -> tuple[Path, str]:
     """A sweep in the copy that uses score, merge rule and estimator: where it ran, what it said."""
     directory = tmp_path_factory.mktemp("swept")
-    done = command(tree, directory, "all_pairs", *SWEEP, "--merge", "sign_agreement", program=("-c", PROGRAM))
+    done = command(tree, directory, "all_pairs", *SWEEP, "--merge", "sign_agreement:scale=0.5", program=("-c", PROGRAM))
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
@@ -219,7 +230,7 @@ def test_a_score_reaches_cells_references_record_report_figures_and_terminal(swe
 def test_a_merge_rule_is_named_in_the_record_and_merges_otherwise_than_addition(swept, tree):
     directory, _ = swept
     (parent,) = runs(directory, "sweep")
-    assert parent.data.params["merge"] == "sign_agreement" and parent.data.params["label_estimator"] == "halves"
+    assert parent.data.params["merge"] == "sign_agreement:scale=0.5" and parent.data.params["label_estimator"] == "halves"
     done = command(tree, directory, "all_pairs", *SWEEP, "--merge", "addition", program=("-c", PROGRAM))
     assert done.returncode == 0, done.stderr
     found = [pd.read_parquet(path) for path in stored(directory, "result", "cells.parquet")]

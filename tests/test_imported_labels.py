@@ -76,7 +76,7 @@ def test_a_training_gets_each_pictures_own_label(data, labelled, tmp_path, more,
     # float64 sums in another order than pandas': some units in the last place of 16 digits
     np.testing.assert_allclose(labels.mean_map(store), of_pictures.astype(np.float64).mean(axis=0), rtol=1e-12, atol=1e-15)
 
-    training = model._data(store)
+    training = model.training_data(store)
     index = training.class_ids.new_tensor(range(number))
     np.testing.assert_array_equal(training.attribution_labels.numpy(), of_pictures)
     np.testing.assert_array_equal(training.pictures.gather(index).numpy(), split.pixels.gather(index.new_tensor(rows)).numpy())

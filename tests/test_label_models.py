@@ -183,7 +183,7 @@ def test_labels_are_joined_to_pictures_by_id_whatever_their_order(made, domains,
         assert len(rows) == 36 if keep is None else 15 < len(rows) < 36
         np.testing.assert_allclose(imported.load(store).attributions, own.attributions[rows], atol=1e-4)
         source = Source("traffic_signs", ("traffic_signs",))
-        data = replace(taken.self_explaining(source, 0.5), labels=(imported,))._data(store)
+        data = replace(taken.self_explaining(source, 0.5), labels=(imported,)).training_data(store)
         split = taken.pictures("traffic_signs").load(store, "train")
         assert len(data) == len(rows) and data.class_ids.tolist() == split.class_ids[rows].tolist()
         everything = torch.arange(len(rows))

@@ -1,5 +1,6 @@
 """The report shows the frames' numbers, beside their references, and trusts no name."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from PIL import Image
 from synthetic_result import DOMAINS, synthetic_result
 
 from sweep.report.figures.drawing import draw_figures
+from sweep.report.findings import finding
 from sweep.report.page import render_html, tables_as_html, write_report
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
@@ -55,7 +57,7 @@ class _Page(HTMLParser):
             self.text += data
 
     def table_with(self, *heads: str) -> list[dict[str, str]]:
-        for head, *rows in self.tables:
+        for head, *rows in filter(None, self.tables):  # the matrix is empty until the script fills it
             if set(heads) <= set(head):
                 return [dict(zip(head, row, strict=True)) for row in rows]
         raise AssertionError(f"no table with {heads}")
@@ -105,6 +107,14 @@ def test_it_says_how_many_pairs_beat_the_predictors_that_explain_nothing(result,
     assert "falls by shrinkage alone" in page.text
 
 
+def test_the_finding_is_one_sentence_with_its_numbers(result, page):
+    means = headline(result)
+    kept, overlap = means.loc["transferred", "normalized_accuracy"], means.loc["transferred", "iou_at_10"]
+    assert finding(result) in page.text and finding(result).count(". ") == 0
+    assert f"to {overlap:.2f}, where chance gives 0.12" in finding(result) and f"keeps {kept:.0%} of the accuracy" in finding(result)
+    assert page.text.index(finding(result)) < page.text.index("Every pair: sources and targets")
+
+
 def test_every_setting_is_in_the_provenance_table(result, page):
     shown = {row["setting"]: row["value"] for row in page.table_with("setting", "value")}
     expected = {"sweep_key": result.sweep_key, "command": "all_pairs", "suite": result.suite, **result.provenance}
@@ -140,7 +150,9 @@ def test_a_name_is_text_and_never_markup():
     provenance = {**result.provenance, "<u>": "</table>"}
     result = replace(result, suite="<i>mine</i>", provenance=provenance, examples=[example])
     page = _Page(render_html(result, draw_figures(result)))
-    assert len(page.scripts) == 1 and "alert" not in page.scripts[0]
+    data, script = page.scripts
+    assert "alert" not in script and not set("<>&") & set(data)
+    assert json.loads(data)["targets"] == list(result.targets) and json.loads(data)["examples"][0]["class_name"] == "<b>&amp;"
     assert {row["source"] for row in page.table_with("source", "similarity, explainability")} == set(result.sources)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert {"setting": "<u>", "value": "</table>"} in page.table_with("setting", "value")
@@ -174,7 +186,7 @@ def test_the_page_needs_nothing_but_itself(result, tmp_path):
         "matrix_normalized_accuracy", "matrix_iou_at_10", "matrix_correlation", "matrix_similarity_prediction_only",
         "matrix_similarity_explainability", "matrix_lambda2",
     }  # fmt: skip
-    assert text.count("data:image/png;base64,") == len(names)
+    assert text.count("data:image/png;base64,") == len(names) + len(result.examples)
 
 
 def test_the_same_result_gives_the_same_page(result, tmp_path):

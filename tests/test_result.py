@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from synthetic_result import synthetic_result
 
-from sweep.report.result import CELL_COLUMNS, Example, ResultError, SweepResult
+from sweep.report.example import Example, ExampleError, LambdaMaps
+from sweep.report.result import CELL_COLUMNS, FRAMES, ResultError, SweepResult
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,9 @@ def test_a_stored_result_is_read_back_unchanged(result, tmp_path):
     result.to_directory(tmp_path / "result")
     read = SweepResult.from_directory(tmp_path / "result")
 
-    for name in ("cells", "references", "similarities"):
+    for name in FRAMES:
         pd.testing.assert_frame_equal(getattr(read, name), getattr(result, name), check_exact=True)
-    for name in ("sweep_key", "command", "suite", "sources", "targets", "pairs", "provenance"):
+    for name in ("sweep_key", "command", "suite", "sources", "targets", "pairs", "provenance", "artifacts"):
         assert getattr(read, name) == getattr(result, name)
     assert len(read.examples) == 2
     for before, after in zip(result.examples, read.examples, strict=True):
@@ -32,13 +33,17 @@ def test_a_stored_result_is_read_back_unchanged(result, tmp_path):
         assert list(after.attributions) == list(before.attributions)
         for name, values in before.attributions.items():
             np.testing.assert_array_equal(after.attributions[name], values)
+        assert list(after.over_lambda) == list(before.over_lambda)
+        for source, maps in before.over_lambda.items():
+            np.testing.assert_array_equal(after.over_lambda[source].attributions, maps.attributions)
+            assert replace(after.over_lambda[source], attributions=maps.attributions).__dict__ == maps.__dict__
 
 
 def test_the_same_result_is_stored_as_the_same_bytes(result, tmp_path):
     result.to_directory(tmp_path / "a")
     SweepResult.from_directory(tmp_path / "a").to_directory(tmp_path / "b")
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["cells.parquet", "examples.npz", "references.parquet", "result.json", "similarities.parquet"]
+    assert files == sorted(["examples.npz", "result.json", *(f"{name}.parquet" for name in FRAMES)])
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -111,11 +116,40 @@ def test_cosines_a_rounding_above_one_are_accepted(result):
 def test_an_example_must_be_a_picture_with_square_maps():
     pixels = np.zeros((56, 56, 3), np.uint8)
     good = {"label": np.zeros(49, np.float32)}
-    with pytest.raises(ResultError, match="uint8"):
+    with pytest.raises(ExampleError, match="uint8"):
         Example("a", "b", "c", pixels.astype(np.float32), good)
-    with pytest.raises(ResultError, match="g \\* g"):
+    with pytest.raises(ExampleError, match="g \\* g"):
         Example("a", "b", "c", pixels, {"label": np.zeros(48, np.float32)})
-    with pytest.raises(ResultError, match="label"):
+    with pytest.raises(ExampleError, match="label"):
         Example("a", "b", "c", pixels, {"transferred": np.zeros(49, np.float32)})
-    with pytest.raises(ResultError, match="not finite"):
+    with pytest.raises(ExampleError, match="not finite"):
         Example("a", "b", "c", pixels, {"label": np.full(49, np.nan, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lambdas": (0.8, 0.0)}, "ascending"),
+        ({"lambdas": (), "attributions": np.zeros((0, 49), np.float32), "class_names": (), "probabilities": ()}, "one or more lambda2"),
+        ({"class_names": ("a",)}, "a class and a probability for each"),
+        ({"attributions": np.full((2, 49), np.inf, np.float32)}, "not finite"),
+    ],
+)
+def test_maps_over_lambda2_that_contradict_each_other_are_refused(changes, message):
+    good = {
+        "lambdas": (0.0, 0.8), "attributions": np.zeros((2, 49), np.float32), "class_names": ("a", "b"), "probabilities": (1.0, 0.5),
+    }  # fmt: skip
+    LambdaMaps(**good)
+    with pytest.raises(ExampleError, match=message):
+        LambdaMaps(**{**good, **changes})
+
+
+def test_maps_over_lambda2_are_of_the_picture_and_of_known_sources(result):
+    example = result.examples[0]
+    (source, maps), *_ = example.over_lambda.items()
+    with pytest.raises(ExampleError, match="must be \\[L, 49\\]"):
+        replace(example, over_lambda={source: replace(maps, attributions=maps.attributions[:, :36])})
+    with pytest.raises(ResultError, match="moon"):
+        replace(result, examples=[replace(example, over_lambda={"moon": maps})])
+    with pytest.raises(ResultError, match="artifacts are of pairs that were not planned"):
+        replace(result, artifacts={("moon", "cars"): {}})

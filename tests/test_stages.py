@@ -82,7 +82,7 @@ def test_a_union_has_pictures_and_classes_side_by_side_and_labels_nothing_anew(f
     model = graph.self_explaining(union, 0.5)
     computed = compute(store, model)
     assert "label" not in {work.kind for work in computed}
-    data = model._data(store)
+    data = model.training_data(store)
     assert len(data) == 36 and int(data.class_ids.max()) >= 10
     own = graph.labels("street_digits", "train").load(store).attributions
     np.testing.assert_array_equal(data.attribution_labels[18:].numpy(), own)

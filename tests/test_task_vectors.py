@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.merging import MERGE_RULES
+from core.merging.rules import MERGE_RULES
 from core.task_vectors import TaskVector, TaskVectorError, cosine_matrix, gram_matrix
 
 

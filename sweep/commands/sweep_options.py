@@ -10,7 +10,9 @@ from pathlib import Path
 from core.attribution_head import HEAD_KINDS
 from core.data.domains import DomainError
 from core.finetune import Recipe
-from core.merging import MERGE_RULES
+from core.merging.parameters import ParameterError
+from core.merging.rule import MergeRule
+from core.merging.rules import MERGE_RULES, parse_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers
 from sweep.experiment.config import OBJECTIVE_NAMES, ConfigError, DomainLocation, SweepConfig
@@ -45,7 +47,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         num_few_labels=options.num_few_labels,
         select=options.select,
         seed=options.seed,
-        merge=MERGE_RULES[options.merge] if options.merge else None,
+        merge=_merge_rule(options.merge) if options.merge else None,
     )
     game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
     labels = changed(
@@ -160,6 +162,13 @@ def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tup
     return tuple(replace(d, labels=locations.get(d.name, d.labels)) for d in domains)
 
 
+def _merge_rule(text: str) -> MergeRule:
+    try:
+        return parse_rule(text)
+    except ParameterError as error:
+        raise ConfigError(f"--merge: {error}") from error
+
+
 def _lambdas(options: argparse.Namespace, config: SweepConfig) -> tuple[float, ...] | None:
     given = numbers(options.lambdas)
     method = options.search or config.search.method
@@ -190,6 +199,7 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     what.add_argument("--targets", nargs="+", metavar="DOMAIN", help="domains whose classifiers get the vectors (default: each domain)")
     what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains")
     what.add_argument("--base", help="base model: miniature, an open_clip NAME:TAG, or a model directory")
+    what.add_argument("--seeds", type=int, metavar="N", help="run N seeds from --seed on, and say what they give together, with intervals")
     what.add_argument("--seed", type=int, help="seed of data selection, training, labels and search")
 
     search = sweep.add_argument_group("search")
@@ -197,7 +207,12 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     search.add_argument("--alphas", help="weights of the classification loss, each one training a source: 0.3,0.7 or 0.1:0.9:0.1")
     search.add_argument("--lambdas", help="lambda2: the grid's values, or the two ends of Optuna's range: 0,1.2")
     search.add_argument("--lambda1", type=float, help="scaling coefficient of the target's own task vector")
-    search.add_argument("--merge", choices=tuple(MERGE_RULES), help="how vectors are put together (addition: eq. 8)")
+    rules = ", ".join(rule.text for rule in MERGE_RULES.values())
+    search.add_argument(
+        "--merge",
+        metavar="RULE[:KEY=VALUE,...]",
+        help=f"how vectors are put together: addition (eq. 8) or another rule; with their parameters: {rules}",
+    )
     search.add_argument("--num-trials", type=int, help="points an Optuna study evaluates for a pair")
     search.add_argument("--min-normalized-accuracy", type=float, help="accuracy constraint on a chosen point")
     search.add_argument(
@@ -238,8 +253,8 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     data.add_argument("--precision", choices=("float32", "bfloat16"), help="arithmetic of the label engine")
     data.add_argument("--epochs", type=int)
     data.add_argument("--num-steps", type=int)
-    data.add_argument("--num-source-steps", type=int, help="of sources that are several domains or no target, where a suite trains them longer")
-    data.add_argument("--head", choices=HEAD_KINDS, help="how attributions are read off patch tokens: as in the paper, or meeting efficiency")
+    data.add_argument("--num-source-steps", type=int, help="of sources that are several domains or no target, where the suite says so")
+    data.add_argument("--head", choices=HEAD_KINDS, help="how attributions are read off patch tokens: the paper's, or meeting efficiency")
     data.add_argument("--learning-rate", type=float)
     data.add_argument("--batch-size", type=int)
     add_places(sweep, "sweep_store", "directory or fsspec URL of the artifacts")

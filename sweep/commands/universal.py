@@ -8,6 +8,7 @@ from typing import Any
 
 from sweep.commands import sweep_options
 from sweep.commands.options import places_from
+from sweep.commands.seeds import run_seeds
 from sweep.commands.sweep import describe_sweep, run_sweep
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import OTHERS
@@ -23,7 +24,10 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(describe_sweep(NAME, config))
         return
-    run_sweep(NAME, config, places_from(options))
+    if options.seeds is not None:
+        run_seeds(NAME, config, options.seeds, places_from(options))
+    else:
+        run_sweep(NAME, config, places_from(options))
 
 
 def config_from(options: argparse.Namespace) -> SweepConfig:

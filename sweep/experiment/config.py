@@ -10,7 +10,8 @@ from typing import Literal, get_args
 from core.attribution_head import AttributionHead, HeadKind
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
-from core.merging import Addition, MergeRule
+from core.merging.addition import Addition
+from core.merging.rule import MergeRule
 from core.value_function import ValueFunction
 from sweep.experiment.sources import ConfigError, Pair, Source, make_pairs
 
@@ -138,12 +139,21 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
+class ConvergenceSettings:
+    """Figure 6: Kernel SHAP on some test pictures of every target with these budgets, ascending."""
+
+    budgets: tuple[int, ...]
+    num_pictures: int
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """A whole sweep: which sources' explainability vectors are added to which targets, and everything their numbers depend on.
 
     sources: names as `--sources` takes them (see `Source`); None: each domain by itself. targets: names of domains; None: all but those
     that are sources only. head: how attributions are read off a classifier. diverse_recipe: how sources are trained on that are more than
-    one domain, or no target; None: as the others.
+    one domain, or no target; None: as the others. scores_source_models: the sources' own models are scored on the targets, for Table 1.
+    convergence: None leaves Figure 6 out.
     """
 
     suite: str
@@ -156,6 +166,8 @@ class SweepConfig:
     device: Device = "cpu"
     head: HeadKind = "cosine"
     diverse_recipe: Recipe | None = None
+    scores_source_models: bool = False
+    convergence: ConvergenceSettings | None = None
     sources: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
 
@@ -188,6 +200,17 @@ class SweepConfig:
         """The domains that are a target or a part of a source, in their order."""
         used = set(self.target_names) | {part for pair in self.pairs for part in pair.source.parts}
         return tuple(domain for domain in self.domains if domain.name in used)
+
+    def with_seed(self, seed: int) -> SweepConfig:
+        """The same sweep with another seed of training, labels and search; the pictures stay."""
+        labels = {role: replace(getattr(self.labels, role), seed=seed) for role in ("train", "validation", "test")}
+        return replace(
+            self,
+            recipe=replace(self.recipe, seed=seed),
+            diverse_recipe=replace(self.diverse_recipe, seed=seed) if self.diverse_recipe else None,
+            labels=replace(self.labels, **labels),
+            search=replace(self.search, seed=seed),
+        )
 
     def data_of(self, domain: str) -> DataSettings:
         """Which of a domain's pictures are used."""

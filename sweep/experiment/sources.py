@@ -46,7 +46,8 @@ def make_pairs(
 ) -> tuple[Pair, ...]:
     """The pairs of the sources and targets that are named, by source.
 
-    A source is a domain, a union `A+B`, or `others`: of those that are `alike` (None: of all domains). A pair whose source holds the target itself is left out: that would be supervision.
+    A source is a domain, a union `A+B`, or `others`: of those that are `alike` (None: of all domains). A pair whose source holds the target
+    itself is left out: that would be supervision.
     Raises ConfigError for a name that is no domain, or one that comes twice.
     """
     for what, names in (("source", sources), ("target", targets)):

@@ -9,7 +9,7 @@ from core import miniature as drawings
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings, fast_precision
 from core.model import MINIATURE
-from sweep.experiment.config import DataSettings, DomainLocation, SearchSettings, SplitLabels, SweepConfig
+from sweep.experiment.config import ConvergenceSettings, DataSettings, DomainLocation, SearchSettings, SplitLabels, SweepConfig
 from sweep.experiment.sources import OTHERS
 
 DRAWN = "miniature:"
@@ -112,7 +112,8 @@ def universal_miniature() -> SweepConfig:
     """The miniature's eight targets, each with the vector of the drawn `concepts` and with that of all other domains."""
     template = miniature()
     search = replace(template.search, compares_objectives=True)
-    return replace(template, sources=(CONCEPTS, OTHERS), search=search)
+    convergence = ConvergenceSettings((104, 128, 160, 208, 256, 336, 448), num_pictures=20)
+    return replace(template, sources=(CONCEPTS, OTHERS), search=search, scores_source_models=True, convergence=convergence)
 
 
 SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": miniature, "paper": paper}

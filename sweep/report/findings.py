@@ -1,6 +1,8 @@
 """The result in sentences, and what a reader must know before any of it."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sweep.report.references import EXPECTED, REFERENCE_TITLES
 from sweep.report.result import SCORE_COLUMNS, SweepResult
@@ -13,6 +15,50 @@ def title(result: SweepResult) -> str:
     if result.is_all_pairs:
         return f"Transferring explanations between all pairs of {len(result.targets)} domains"
     return f"Transferring explanations from {_counted(result.sources, 'source')} to {_counted(result.targets, 'target domain')}"
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    """A score of the transferred models, as it is shown large. beside: what it is judged by."""
+
+    title: str
+    value: str
+    beside: str
+
+
+_KEY_SCORES = (
+    ("iou_at_10", ("chance", "prediction_only", "mean_map", "supervised")),
+    ("correlation", ("prediction_only", "mean_map", "supervised")),
+    ("normalized_e_rmse", ("zero_predictor", "mean_map", "supervised")),
+    ("normalized_accuracy", ("zero_shot", "supervised")),
+)
+
+
+def key_numbers(result: SweepResult) -> list[KeyNumber]:
+    """The four means to look at first."""
+    means = headline(result)
+    return [
+        KeyNumber(
+            SCORE_TITLES[score],
+            number(means.loc["transferred", score]),
+            ", ".join(f"{REFERENCE_TITLES[name]} {number(means.loc[name, score])}" for name in references),
+        )
+        for score, references in _KEY_SCORES
+    ]
+
+
+def finding(result: SweepResult) -> str:
+    """The result in one sentence."""
+    means, pairs = headline(result), len(chosen_pairs(result))
+    overlap = {name: number(means.loc[name, "iou_at_10"], 2) for name in ("transferred", "prediction_only", "chance", "supervised")}
+    kept = means.loc["transferred", "normalized_accuracy"]
+    kept_text = f"{kept:.0%}" if math.isfinite(kept) else "an unknown share"
+    over = f"On average over {pairs} pairs, a" if pairs > 1 else "A"
+    return (
+        f"{over} transferred explainability vector takes the overlap of a classifier's ten strongest patches with the label's (IoU@10) "
+        f"from {overlap['prediction_only']} to {overlap['transferred']}, where chance gives {overlap['chance']} and training on the "
+        f"target's own labels {overlap['supervised']}, and keeps {kept_text} of the accuracy."
+    )
 
 
 def _counted(names: Sequence[str], noun: str) -> str:

@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from core.metrics import SCORE_NAMED, SCORES
 from sweep.report.figures.drawing import Drawing, draw_figures
-from sweep.report.findings import findings, title, warnings
+from sweep.report.findings import finding, findings, key_numbers, title, warnings
+from sweep.report.page_data import page_data
 from sweep.report.references import REFERENCE_MEANINGS
-from sweep.report.result import SweepResult
+from sweep.report.result import FRAMES, SweepResult
 from sweep.report.tables import KEPT_ACCURACY, MODEL_TITLES, best_pairs, chosen_pairs, domain_table, headline, pair_references
 from sweep.report.text import number
 
@@ -39,13 +40,16 @@ def write_report(result: SweepResult, directory: Path) -> Path:
 
 
 def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
-    """The whole report as text: no external resource, readable without JavaScript."""
+    """The whole report as text: no external resource; tables and figures are readable without JavaScript, the rest is drawn by it."""
     return _templates().get_template("report.html").render(
         title=f"{title(result)}: suite {result.suite}",
         result=result,
         drawings=drawings,
         warnings=warnings(result),
+        finding=finding(result),
         findings=findings(result),
+        key_numbers=key_numbers(result),
+        data=page_data(result),
         scores=SCORES,
         model_titles=MODEL_TITLES,
         reference_meanings=REFERENCE_MEANINGS,
@@ -62,8 +66,10 @@ def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
 def tables_as_html(result: SweepResult) -> dict[str, str]:
     """The result's tables, name -> a page that shows it and can sort it: for where Parquet cannot be looked at."""
     pages = {}
-    for name in ("cells", "references", "similarities"):
+    for name in FRAMES:
         frame: pd.DataFrame = getattr(result, name)
+        if frame.empty:
+            continue
         is_number = [pd.api.types.is_float_dtype(kind) for kind in frame.dtypes]
         pages[name] = _templates().get_template("table.html").render(
             title=f"{name} of {result.command} {result.suite}",
@@ -81,6 +87,8 @@ def _templates() -> Environment:
     )
     templates.filters.update(number=number, prose=_prose, base64=lambda data: base64.b64encode(data).decode("ascii"))
     templates.tests["finite"] = math.isfinite
+    # NaN is no JSON. What is written for a script is escaped so that no name can end it.
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return templates
 
 

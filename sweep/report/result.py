@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core.metrics import SCORES
+from sweep.report.example import Example
 from sweep.report.references import REFERENCES
 
 PAIR_COLUMNS = ("source_domain", "target_domain")
@@ -22,10 +23,25 @@ OBJECTIVE_COLUMNS = (*PAIR_COLUMNS, "objective", "needs_labels", "alpha", "lambd
 REFERENCE_COLUMNS = ("domain", "reference", "alpha", *SCORE_COLUMNS)
 SIMILARITY_COLUMNS = (*PAIR_COLUMNS, "alpha", "similarity_prediction_only", "similarity_explainability")
 
-SPLITS = ("validation", "test")
-EXAMPLE_ATTRIBUTIONS = ("label", "transferred", "prediction_only", "supervised", "zero_shot")
+SOURCE_MODEL_COLUMNS = (*PAIR_COLUMNS, "model", "alpha", *SCORE_COLUMNS)
+SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
+"""The models that a vector is the difference of, each with the target's classes: rows of the paper's Table 1."""
 
-_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference"}
+CONVERGENCE_COLUMNS = ("target_domain", "budget", "picture", "iou_at_10")
+
+SPLITS = ("validation", "test")
+
+FRAMES = {
+    "cells": CELL_COLUMNS,
+    "references": REFERENCE_COLUMNS,
+    "similarities": SIMILARITY_COLUMNS,
+    "source_models": SOURCE_MODEL_COLUMNS,
+    "objectives": OBJECTIVE_COLUMNS,
+    "convergence": CONVERGENCE_COLUMNS,
+}
+"""The tables of a result and their columns."""
+
+_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference", "objective", "model"}
 _NULLABLE_COLUMNS = {*SCORE_COLUMNS, "normalized_accuracy_lower", "similarity_prediction_only", "similarity_explainability"}
 _BOUNDS = {
     "alpha": (0.0, 1.0),
@@ -34,41 +50,13 @@ _BOUNDS = {
     "similarity_explainability": (-1.0, 1.0),
 }
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 2
+_FORMAT = 4
 
 Scalar = str | int | float | bool | None
 
 
 class ResultError(ValueError):
     """A sweep's result that contradicts itself or lacks a part."""
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One test picture with the attributions of its true class from every model that is compared.
-
-    pixels: uint8 [H, W, 3]; attributions: name in EXAMPLE_ATTRIBUTIONS -> float32 [M], M = g * g patches row by row.
-    `label` must be there; a model that was not run is left out. `source_domain` is where `transferred` came from.
-    """
-
-    domain: str
-    source_domain: str
-    class_name: str
-    pixels: NDArray[np.uint8]
-    attributions: Mapping[str, NDArray[np.float32]]
-
-    def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
-            raise ResultError(f"example pixels must be uint8 [H, W, 3], not {self.pixels.dtype} {self.pixels.shape}")
-        unknown = set(self.attributions) - set(EXAMPLE_ATTRIBUTIONS)
-        if unknown or "label" not in self.attributions:
-            raise ResultError(f"example attributions need 'label' and may hold {EXAMPLE_ATTRIBUTIONS}, not {unknown}")
-        num_players = len(self.attributions["label"])
-        for name, values in self.attributions.items():
-            if values.shape != (num_players,) or math.isqrt(num_players) ** 2 != num_players:
-                raise ResultError(f"example attributions {name!r} must be [g * g], not {values.shape}")
-            if not np.isfinite(values).all():
-                raise ResultError(f"example attributions {name!r} are not finite: leave that model out of the example")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +71,10 @@ class SweepResult:
     references: REFERENCE_COLUMNS, scored on each target's test split, at most one row a (domain, reference, alpha);
     alpha is NaN where none applies, `supervised` has a row an alpha.
     similarities: SIMILARITY_COLUMNS, cosines of the task vectors of source and target at that alpha.
+    source_models: SOURCE_MODEL_COLUMNS, SOURCE_MODELS scored on each target's test split with the target's classes; may be empty.
+    objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
+    convergence: CONVERGENCE_COLUMNS, IoU@10 of Kernel SHAP with the test labels of some pictures, over its budget; may be empty.
+    artifacts: of a pair, what its numbers were made from -> the key of that artifact in the store; may be of no pair.
     A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
     Raises ResultError, a ValueError.
     """
@@ -98,6 +90,10 @@ class SweepResult:
     references: pd.DataFrame
     similarities: pd.DataFrame
     examples: tuple[Example, ...] = ()
+    source_models: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOURCE_MODEL_COLUMNS)))
+    objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
+    convergence: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)))
+    artifacts: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("sources", "targets", "examples"):
@@ -107,13 +103,9 @@ class SweepResult:
         object.__setattr__(self, "provenance", _checked_provenance(self.provenance))
         allowed = {
             "split": SPLITS, "reference": REFERENCES,
-            "source_domain": self.sources, "target_domain": self.targets, "domain": self.targets,
+            "source_domain": self.sources, "target_domain": self.targets, "domain": self.targets, "model": SOURCE_MODELS,
         }  # fmt: skip
-        for name, columns in (
-            ("cells", CELL_COLUMNS),
-            ("references", REFERENCE_COLUMNS),
-            ("similarities", SIMILARITY_COLUMNS),
-        ):
+        for name, columns in FRAMES.items():
             frame = _checked_frame(name, getattr(self, name), columns, allowed)
             if "source_domain" in columns:
                 strangers = set(frame[list(PAIR_COLUMNS)].itertuples(index=False, name=None)) - set(self.pairs)
@@ -124,8 +116,11 @@ class SweepResult:
         _check_unique("references", self.references, ["domain", "reference", "alpha"])
         _check_unique("similarities", self.similarities, [*PAIR_COLUMNS, "alpha"])
         for example in self.examples:
-            if example.domain not in self.targets or example.source_domain not in self.sources:
-                raise ResultError(f"an example is of {example.domain!r} from {example.source_domain!r}: no such target or source")
+            for source in (example.source_domain, *example.over_lambda):
+                if example.domain not in self.targets or source not in self.sources:
+                    raise ResultError(f"an example is of {example.domain!r} from {source!r}: no such target or source")
+        if not set(self.artifacts) <= set(self.pairs):
+            raise ResultError(f"artifacts are of pairs that were not planned: {sorted(set(self.artifacts) - set(self.pairs))[:5]}")
 
     def _check_pairs(self) -> None:
         for names, kind in ((self.sources, "sources"), (self.targets, "targets"), (self.pairs, "pairs")):
@@ -162,13 +157,11 @@ class SweepResult:
     def to_directory(self, directory: Path) -> None:
         """Writes the result as Parquet, npz and JSON files into `directory`, which exists or is made."""
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("cells", "references", "similarities"):
+        for name in FRAMES:
             getattr(self, name).to_parquet(directory / f"{name}.parquet", index=False)
         arrays: dict[str, NDArray] = {}
         for index, example in enumerate(self.examples):
-            arrays[f"{index}/pixels"] = example.pixels
-            for name, values in example.attributions.items():
-                arrays[f"{index}/{name}"] = values.astype(np.float32)
+            arrays |= {f"{index}/{name}": values for name, values in example.arrays()}
         with (directory / "examples.npz").open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # names are ours, no clash with its options
         description = {
@@ -180,10 +173,8 @@ class SweepResult:
             "targets": list(self.targets),
             "pairs": [list(pair) for pair in self.pairs],
             "provenance": dict(self.provenance),
-            "examples": [
-                {"domain": e.domain, "source_domain": e.source_domain, "class_name": e.class_name}
-                for e in self.examples
-            ],
+            "artifacts": [[*pair, dict(keys)] for pair, keys in self.artifacts.items()],
+            "examples": [example.description() for example in self.examples],
         }
         text = json.dumps(description, indent=1, allow_nan=False)
         (directory / "result.json").write_text(text + "\n", encoding="utf-8")
@@ -196,9 +187,10 @@ class SweepResult:
             raise ResultError(f"{directory} holds result format {description.get('format')}, not {_FORMAT}: run again")
         examples = []
         with np.load(directory / "examples.npz", allow_pickle=False) as arrays:
-            for index, names in enumerate(description["examples"]):
-                attributions = {n: arrays[f"{index}/{n}"] for n in EXAMPLE_ATTRIBUTIONS if f"{index}/{n}" in arrays}
-                examples.append(Example(**names, pixels=arrays[f"{index}/pixels"], attributions=attributions))
+            for index, found in enumerate(description["examples"]):
+                prefix = f"{index}/"
+                own = {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+                examples.append(Example.from_parts(found, own))
         return cls(
             sweep_key=description["sweep_key"],
             command=description["command"],
@@ -207,10 +199,9 @@ class SweepResult:
             targets=tuple(description["targets"]),
             pairs=tuple((source, target) for source, target in description["pairs"]),
             provenance=description["provenance"],
-            cells=pd.read_parquet(directory / "cells.parquet"),
-            references=pd.read_parquet(directory / "references.parquet"),
-            similarities=pd.read_parquet(directory / "similarities.parquet"),
             examples=tuple(examples),
+            artifacts={(source, target): keys for source, target, keys in description["artifacts"]},
+            **{name: pd.read_parquet(directory / f"{name}.parquet") for name in FRAMES},
         )
 
 
@@ -238,16 +229,16 @@ def _checked_frame(
     frame = frame.loc[:, list(columns)].reset_index(drop=True).copy()
     for column in columns:
         is_null = frame[column].isna()
-        is_nullable = column in _NULLABLE_COLUMNS or (name == "references" and column == "alpha")
+        is_nullable = column in _NULLABLE_COLUMNS or (name in ("references", "source_models") and column == "alpha")
         if is_null.any() and not is_nullable:
             raise ResultError(f"{name}.{column} has {is_null.sum()} empty values")
         if column in _STRING_COLUMNS:
-            strangers = set(frame[column]) - set(allowed[column])
+            strangers = set(frame[column]) - set(allowed[column]) if column in allowed else set()
             if strangers:
                 raise ResultError(f"{name}.{column} holds {sorted(strangers)}; known are {list(allowed[column])}")
             frame[column] = frame[column].astype(str)
             continue
-        kind = {"is_chosen": "bool", "trial": "int64"}.get(column, "float64")
+        kind = {"is_chosen": "bool", "needs_labels": "bool", "trial": "int64", "budget": "int64", "picture": "int64"}.get(column, "float64")
         try:
             frame[column] = frame[column].astype(kind)
         except (TypeError, ValueError) as error:

@@ -135,6 +135,27 @@ def best_pairs(result: SweepResult, num_pairs: int = 10) -> pd.DataFrame:
     ).head(num_pairs)
 
 
+BEATEN = {
+    "zero predictor": ("zero_predictor", "e_rmse"),
+    "mean map": ("mean_map", "e_rmse"),
+    "mean map's overlap": ("mean_map", "iou_at_10"),
+    "mean map's correlation": ("mean_map", "correlation"),
+}
+"""What a transferred model should beat: a reference in a score."""
+
+
+def best_of_targets(result: SweepResult) -> pd.DataFrame:
+    """A row a target: its pair with the largest IoU@10, those that keep KEPT_ACCURACY first; and a column a name in BEATEN."""
+    pairs = chosen_pairs(result)
+    for name, (reference, score) in BEATEN.items():
+        bar = reference_of_pairs(result, reference, score)
+        pairs[name] = pairs[score] < bar if SCORE_NAMED[score].lower_is_better else pairs[score] > bar
+    pairs = pairs.assign(keeps_accuracy=pairs["normalized_accuracy"] >= KEPT_ACCURACY)
+    pairs = pairs.sort_values(["keeps_accuracy", "iou_at_10", "correlation"], ascending=False, na_position="last", kind="stable")
+    best = pairs.drop_duplicates("target_domain").set_index("target_domain")
+    return best.reindex([t for t in result.targets if t in best.index]).reset_index()
+
+
 def domain_table(result: SweepResult) -> pd.DataFrame:
     """For each target domain its references, and the mean and the best (IoU@10) of the pairs that transfer to it.
 

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from core.metrics import SCORES
+from core.metrics import SCORE_NAMED, SCORES
 from sweep.report.findings import findings, warnings
 from sweep.report.result import SweepResult
-from sweep.report.tables import KEPT_ACCURACY, MODEL_TITLES, best_pairs, chosen_pairs, headline
+from sweep.report.table1 import PAPER_SCORES, ROWS, table1
+from sweep.report.tables import BEATEN, KEPT_ACCURACY, MODEL_TITLES, best_of_targets, best_pairs, chosen_pairs, headline
 from sweep.report.text import PAIR_LENGTH, ascii_pair, ascii_text, number
 
 WIDTH = 100
@@ -30,9 +31,43 @@ def terminal_summary(result: SweepResult, num_pairs: int = 8) -> str:
     lines += ["", over if len(pairs) > 1 else "Beside the references of its target:"]
     for model, row in headline(result).iterrows():
         lines.append(f"{MODEL_TITLES[str(model)]:<{PAIR_LENGTH + 15}}{_scores(row)}")
-    lines.append("")
+    lines += ["", *_of_targets(result), *_table1(result), ""]
     lines += [part for text in findings(result)[:2] for part in _wrapped(text.replace("–", "-"))]
     return "\n".join(lines)
+
+
+def _of_targets(result: SweepResult) -> list[str]:
+    """For each target the best source, and what it beats."""
+    short = {"zero predictor": "zero", "mean map": "map", "mean map's overlap": "map IoU", "mean map's correlation": "map corr."}
+    lines = ["The best source for each target, and what it beats (zero, map: the E-RMSE of the zero predictor and of the mean map; the"]
+    lines.append("mean map's IoU@10 and correlation):")
+    for _, row in best_of_targets(result).iterrows():
+        beaten = ", ".join(short[name] for name in BEATEN if row[name]) or "none of them"
+        name = ascii_pair(row["source_domain"], row["target_domain"])
+        lines.append(f"{name:<{PAIR_LENGTH + 1}}{row['alpha']:>6.2f}{row['lambda2']:>8.2f}   {beaten}")
+    return lines
+
+
+def _table1(result: SweepResult) -> list[str]:
+    """The paper's Table 1, where the sources' own models were scored."""
+    table, lines = table1(result), []
+    shown = (*PAPER_SCORES, "correlation")
+    titles = {row.model: row.title for row in ROWS}
+    for source, of_source in table.groupby("source_domain", sort=False):
+        cells = of_source.set_index(["model", "score"])
+        number_of_targets = int(of_source["num_targets"].max())
+        heads = "".join(f"{SCORE_NAMED[score].title:>14}" for score in shown[:-1]) + f"{'corr.':>8}"
+        what = f"mean and standard deviation over {number_of_targets} targets; * the best of a"
+        lines += ["", f"Table 1 from {ascii_text(str(source), 40)}: {what}", "column, + not different from it (paired t-test, p < 0.05)"]
+        lines.append(f"{'':<24}{heads}")
+        for model, title in titles.items():
+            row = f"{title:<24}"
+            for score in shown:
+                cell = cells.loc[(model, score)]
+                mark = "*" if cell["is_best"] else "+" if cell["does_not_differ_from_best"] else " "
+                row += f"{cell['mean']:>7.3f}{mark}" if score == "correlation" else f"{cell['mean']:>7.3f}{mark}{cell['sd']:>5.2f} "
+            lines.append(row.rstrip())
+    return lines
 
 
 def _scores(row: pd.Series) -> str:

@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 from core.attribution_head import COSINE, AttributionHead
 from core.games.attribution_labels import LabelSettings
+from core.merging.rule import Need
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
+from sweep.stages.convergence import Convergence
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
 from sweep.stages.explainer_scores import ExplainerScores
@@ -33,6 +35,7 @@ from sweep.stages.pairs import PairSearch, Transfer
 from sweep.stages.pictures import Pictures, make_pictures
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
+from sweep.stages.sensitivity import Sensitivity
 from sweep.stages.side_head import FittedSideHead, SideHeadScores
 from sweep.stages.stage import closure
 from sweep.stages.vectors import Vector
@@ -160,7 +163,7 @@ class SweepGraph:
     def scores(self, target: str, reference: str, classifier: Classifier) -> ModelScores:
         """Of one of a target's models."""
         return self._once(
-            ("scores", target, reference, classifier.alpha),
+            ("scores", target, reference, classifier.fingerprint),
             lambda: ModelScores(
                 target,
                 reference,
@@ -221,7 +224,34 @@ class SweepGraph:
             self.labels(pair.target, "test"),
             self.prediction_only_scores(pair.target),
             self.config.device,
+            self._source_models(pair) if self.config.scores_source_models else (),
+            self.sensitivities(pair),
         )
+
+    def _source_models(self, pair: Pair) -> tuple[ModelScores, ...]:
+        """The source's own models with the target's classes: prediction-only with the paper's head, self-explaining with the sweep's."""
+        head = (self.head(pair.target),)
+        models = [("source_prediction_only", self.prediction_only(pair.source), COSINE)]
+        for alpha in self.config.search.alphas:
+            models.append(("source_self_explaining", self.self_explaining(pair.source, alpha), self.config.attribution_head))
+        return tuple(
+            self.scores(pair.target, name, Classifier(self.base, head, model, self.config.device, attribution_head))
+            for name, model, attribution_head in models
+        )
+
+    def sensitivities(self, pair: Pair) -> tuple[Sensitivity, ...]:
+        """What the merge rule needs: attributions are the source's, classes the target's."""
+        found: list[Sensitivity] = []
+        for need in self.config.search.merge.needs:
+            if need == "attribution_fisher":
+                models = [self.self_explaining(pair.source, alpha) for alpha in self.config.search.alphas]
+            else:
+                models = [self.prediction_only(alone(pair.target))]
+            found += [self._sensitivity(need, model) for model in models]
+        return tuple(found)
+
+    def _sensitivity(self, need: Need, model: FineTuned) -> Sensitivity:
+        return self._once((need, model), lambda: Sensitivity(need, model))
 
     def pair(self, pair: Pair) -> PairSearch:
         prefix = f"{self.command}/{self.config.suite}"
@@ -253,6 +283,20 @@ class SweepGraph:
             tuple(self.reference(target) for target in self.targets),
             tuple(self.examples(target) for target in self.targets),
             tuple(self.labels(domain, "train") for domain in self.domains),
+            tuple(self._convergence(target) for target in self.targets) if self.config.convergence else (),
+        )
+
+    def _convergence(self, target: str) -> Convergence:
+        assert self.config.convergence is not None
+        return Convergence(
+            target,
+            self.base.preprocessing,
+            self.pictures(target),
+            self.classifier(target, 1.0),
+            self.labels(target, "test"),
+            self.config.convergence.budgets,
+            self.config.convergence.num_pictures,
+            self.config.device,
         )
 
     @property

@@ -74,7 +74,7 @@ class FineTuned(Stage):
         return float(self.recipe.total_steps(number) * self.recipe.batch_size)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
-        data = self._data(store)
+        data = self.training_data(store)
         classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head).to(self.device)
         with store.checkpoint(self.key) as checkpoint:
             history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint)
@@ -88,7 +88,7 @@ class FineTuned(Stage):
             store.checkpoint(self.key).remove()
         return artifact
 
-    def _data(self, store: Store) -> TrainingData:
+    def training_data(self, store: Store) -> TrainingData:
         """Pictures of all parts; classes of the later parts follow those of the first."""
         paths: list[Path] = []
         rows, class_ids, labels = [], [], []

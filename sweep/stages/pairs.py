@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from core.map_scale import rescaled
-from core.merging import Merger
+from core.merging.rule import Evidence, Merger
 from core.metrics import SCORES, Scores, e_rmse, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
 from core.statistics import paired_ratio_bound
@@ -24,6 +24,7 @@ from sweep.stages.objectives import OBJECTIVES, Cell, keeps_accuracy
 from sweep.stages.pictures import Pictures
 from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
+from sweep.stages.sensitivity import Sensitivity
 from sweep.stages.stage import ChildRun, Stage
 from sweep.stages.study import Evaluate, run_study
 from sweep.stages.vectors import Vector
@@ -36,6 +37,7 @@ class Transfer:
 
     source_vectors: tau_star of the source, by alpha; target_vectors: the target's own, whose similarity is reported; source_task and
     target_task: both tau_ft. zero_shot: the base with the target's head. prediction_only: what normalised scores are divided by.
+    sensitivities: what the merge rule needs of the target's prediction-only model, and of the source's self-explaining one of each alpha.
     """
 
     source: str
@@ -51,6 +53,8 @@ class Transfer:
     test: LabelSet
     prediction_only: ModelScores
     device: Device
+    source_models: tuple[ModelScores, ...] = ()
+    sensitivities: tuple[Sensitivity, ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,7 +62,12 @@ class Transfer:
 
     def inputs(self, vectors: Sequence[Vector]) -> tuple[Stage, ...]:
         tasks = (self.pictures, *self.zero_shot.inputs, self.source_task, self.target_task)
-        return (*tasks, *vectors, self.validation, self.test, self.prediction_only)
+        sensitivities = dict.fromkeys(s for vector in vectors for s in self.sensitivities_at(vector.model.alpha))
+        return (*tasks, *vectors, self.validation, self.test, self.prediction_only, *sensitivities)
+
+    def sensitivities_at(self, alpha: float) -> tuple[Sensitivity, ...]:
+        """What the merge rule needs for the source's vector of an alpha."""
+        return tuple(s for s in self.sensitivities if s.model.alpha in (1.0, alpha))
 
     def evaluator(self, store: Store, search: SearchSettings) -> Points:
         return Points(self, store, search)
@@ -70,8 +79,9 @@ class Points:
     def __init__(self, transfer: Transfer, store: Store, search: SearchSettings) -> None:
         self._transfer, self._store, self._search = transfer, store, search
         self._classifier: SelfExplainingClassifier = transfer.zero_shot.load(store)
-        self._base = dict(transfer.zero_shot.base.load().visual.state_dict())
-        self._task: TaskVector = transfer.target_task.load(store)
+        base = transfer.zero_shot.base.load().visual.state_dict()
+        self._base = {name: weight.to(transfer.device) for name, weight in base.items()}
+        self._task: TaskVector = transfer.target_task.load(store).to(transfer.device)
         self._mergers: dict[float, Merger] = {}
         self._splits: dict[str, _Split] = {}
         self._scales: dict[tuple[float, float], float] = {}
@@ -79,9 +89,7 @@ class Points:
     def classifier(self, alpha: float, lambda2: float) -> SelfExplainingClassifier:
         """The transferred model of a point, before calibration. The same object every time."""
         if alpha not in self._mergers:
-            (vector,) = (v for v in self._transfer.source_vectors if v.model.alpha == alpha)
-            loaded = vector.load(self._store)
-            self._mergers[alpha] = self._search.merge.prepare(self._base, self._task, loaded, self._transfer.device)
+            self._mergers[alpha] = self._merger(alpha)
         weights = self._mergers[alpha].weights(self._search.lambda1, lambda2)
         self._classifier.visual.load_state_dict(weights)
         return self._classifier
@@ -95,6 +103,12 @@ class Points:
             _, attributions = evaluator.outputs(self.classifier(alpha, lambda2))
             self._scales[alpha, lambda2] = evaluator.map_scale(self._classifier.attribution_head, attributions)
         return self._scales[alpha, lambda2]
+
+    def _merger(self, alpha: float) -> Merger:
+        transfer, store = self._transfer, self._store
+        (vector,) = (v for v in transfer.source_vectors if v.model.alpha == alpha)
+        evidence = Evidence(**{s.need: s.load(store) for s in transfer.sensitivities_at(alpha)})
+        return self._search.merge.prepare(self._base, self._task, vector.load(store), transfer.device, evidence)
 
     def on(self, split: str) -> Evaluate:
         """A function (alpha, lambda2) -> the cell of that point on a split."""

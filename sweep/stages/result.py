@@ -15,7 +15,16 @@ from core.games.attribution_labels import perturbations
 from core.metrics import Scores, mean_scores, with_normalized
 from sweep.experiment.config import SweepConfig
 from sweep.report.page import write_report
-from sweep.report.result import CELL_COLUMNS, REFERENCE_COLUMNS, SIMILARITY_COLUMNS, SweepResult
+from sweep.report.result import (
+    CELL_COLUMNS,
+    CONVERGENCE_COLUMNS,
+    OBJECTIVE_COLUMNS,
+    REFERENCE_COLUMNS,
+    SIMILARITY_COLUMNS,
+    SOURCE_MODEL_COLUMNS,
+    SweepResult,
+)
+from sweep.stages.convergence import Convergence
 from sweep.stages.examples import Examples
 from sweep.stages.labels import LabelSet
 from sweep.stages.pairs import PairSearch
@@ -31,7 +40,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 3
+    version = 5
 
     command: str
     config: SweepConfig
@@ -39,6 +48,7 @@ class Result(Stage):
     references: tuple[Reference, ...]
     examples: tuple[Examples, ...]
     train_labels: tuple[LabelSet, ...]
+    convergence: tuple[Convergence, ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,7 +60,8 @@ class Result(Stage):
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        return (*self.pairs, *self.references, *self.examples, *self.train_labels)
+        source_models = [scores for pair in self.pairs for scores in pair.transfer.source_models]
+        return (*self.pairs, *source_models, *self.references, *self.examples, *self.train_labels, *self.convergence)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         result = SweepResult(
@@ -64,11 +75,48 @@ class Result(Stage):
             cells=pd.concat([pair.cells(store) for pair in self.pairs], ignore_index=True)[list(CELL_COLUMNS)],
             references=self._references(store),
             similarities=pd.concat([pair.similarities(store) for pair in self.pairs], ignore_index=True)[list(SIMILARITY_COLUMNS)],
+            source_models=self._source_models(store),
+            objectives=pd.concat([pair.objectives(store) for pair in self.pairs], ignore_index=True)[list(OBJECTIVE_COLUMNS)],
+            convergence=pd.concat([pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)), *(c.load(store) for c in self.convergence)]),
             examples=tuple(example for examples in self.examples for example in examples.load(store)),
+            artifacts=self._artifacts(store),
         )
         result.to_directory(directory)
         write_report(result, directory)
         return {"num_pairs": len(self.pairs)}
+
+    def _source_models(self, store: Store) -> pd.DataFrame:
+        rows = [
+            {
+                "source_domain": pair.transfer.source,
+                "target_domain": pair.transfer.target,
+                "model": scores.reference,
+                "alpha": scores.classifier.alpha,
+                **with_normalized(scores.load(store, "test"), pair.transfer.prediction_only.load(store, "test")),
+            }
+            for pair in self.pairs
+            for scores in pair.transfer.source_models
+        ]
+        return pd.DataFrame(rows, columns=list(SOURCE_MODEL_COLUMNS))
+
+    def _artifacts(self, store: Store) -> dict[tuple[str, str], dict[str, str]]:
+        """Of each pair the keys of what its chosen point was made from and measured on."""
+        reference_of = {reference.target: reference for reference in self.references}
+        found = {}
+        for pair in self.pairs:
+            transfer, alpha = pair.transfer, pair.chosen(store, "test")["alpha"]
+            (vector,) = (v for v in transfer.source_vectors if v.model.alpha == alpha)
+            made_from: dict[str, Stage] = {
+                "search of the pair": pair,
+                "explainability vector of the source": vector,
+                "task vector of the target": transfer.target_task,
+                "pictures of the target": transfer.pictures,
+                "validation labels of the target": transfer.validation,
+                "test labels of the target": transfer.test,
+                "references of the target": reference_of[transfer.target],
+            }
+            found[transfer.source, transfer.target] = {name: stage.key for name, stage in made_from.items()}
+        return found
 
     def _references(self, store: Store) -> pd.DataFrame:
         """The rows on test, with those that need other domains' labels."""

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sweep.report.figures import coefficients, examples, matrices, similarities, trade_off
+from sweep.report.figures import coefficients, convergence, examples, matrices, similarities, trade_off
 from sweep.report.figures.style import STYLE, Caption
 from sweep.report.result import SweepResult
 
@@ -33,6 +33,8 @@ def draw_figures(result: SweepResult) -> list[Drawing]:
         _drawing("similarity_correlations", similarities.CAPTION, similarities.similarity_correlations, result),
         _drawing("coefficient_curves", coefficients.caption(result), coefficients.coefficient_panels, result),
     ]
+    if not result.convergence.empty:
+        drawings.append(_drawing("convergence", convergence.caption(result), convergence.convergence_panel, result))
     for column in matrices.READINGS:
         drawings.append(_drawing(f"matrix_{column}", matrices.caption(result, column), matrices.matrix_panel, result, column))
     for number, start in enumerate(range(0, len(result.examples), examples.EXAMPLES_A_FIGURE), start=1):

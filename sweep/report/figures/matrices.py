@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from core.metrics import SCORE_NAMED, SCORES
+from sweep.report.colour_scale import colour_scale
 from sweep.report.figures.style import DOTS_PER_INCH, Caption
 from sweep.report.result import SweepResult
-from sweep.report.tables import PAIR_TITLES, chosen_pairs, headline, matrix, supervised_of_targets
+from sweep.report.tables import PAIR_TITLES, chosen_pairs, matrix, supervised_of_targets
 from sweep.report.text import shown_name
 
 READINGS = {
@@ -81,23 +82,11 @@ def _draw_frame(axes: Axes, row: int, position: int) -> None:
 
 
 def _colours(column: str, values: NDArray[np.float64], result: SweepResult) -> tuple[str, Normalize]:
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    scale = colour_scale(result, column, values)
     if column == "lambda2":
-        return "BuPu", Normalize(min(low, 0.0), max(high, 0.1) * 1.6)  # pale: the numbers are what is read
-    score = SCORE_NAMED.get(column)
-    if score and score.numerator is not None:
-        colour_map = "RdBu"
-        norm = _around(1.0, low, high, 0.25)  # a loss of a few per cent must not look like a disaster
-    elif score and score.bounds[0] >= 0:
-        chance = headline(result).loc["chance", column]
-        start = chance if math.isfinite(chance) else 0.0
-        colour_map, norm = "Blues", Normalize(start, max(high, start + 0.05), clip=True)
+        return "BuPu", Normalize(scale.low, scale.high * 1.6)  # pale: the numbers are what is read
+    if scale.middle is None:
+        colour_map, norm = "Blues", Normalize(scale.low, scale.high, clip=True)
     else:
-        colour_map, norm = "RdBu", _around(0.0, low, high, 0.2)
-    return (f"{colour_map}_r" if score and score.lower_is_better else colour_map), norm
-
-
-def _around(middle: float, low: float, high: float, least_reach: float) -> Normalize:
-    reach = max(abs(low - middle), abs(high - middle), least_reach)
-    return TwoSlopeNorm(middle, middle - reach, middle + reach)
+        colour_map, norm = "RdBu", TwoSlopeNorm(scale.middle, scale.low, scale.high)
+    return (f"{colour_map}_r" if scale.lower_is_better else colour_map), norm

@@ -34,10 +34,11 @@ LABEL_CEILING: dict[str, Any] = {"color": "#2e7d32", "linestyle": "-", "linewidt
 
 @dataclass(frozen=True)
 class Caption:
-    """What stands under a figure: its title, and how to read it in words that need no colour."""
+    """What stands under a figure: its title, how to read it in words that need no colour, and what the paper has there, if anything."""
 
     title: str
     text: str
+    paper: str = ""
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:

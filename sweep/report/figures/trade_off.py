@@ -33,6 +33,7 @@ CAPTION = Caption(
     "bottom mark where the zero predictor of each target lies, which explains nothing: a point right of its own "
     "target's mark has more error than no explanation at all. Right: the scale-free view, with chance and the label "
     "ceiling (how well two draws of the labels agree).",
+    "Figure 2, for 56 pairs of eight data sets at alpha = 0.5 and lambda2 = 0.8; many pairs lower E-RMSE and keep 90 % of the accuracy.",
 )
 
 

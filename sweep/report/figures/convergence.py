@@ -1,0 +1,82 @@
+"""Figure 6: IoU@10 of Kernel SHAP against its number of evaluations, and the level that one pass of a transferred model reaches."""
+
+import math
+
+import numpy as np
+from core.statistics.crossing import crossing_interval
+from core.statistics.intervals import Interval, mean_interval
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from sweep.report.figures.style import CHANCE, DOTS_PER_INCH, LABEL_CEILING, Caption, colours
+from sweep.report.result import SweepResult
+from sweep.report.tables import chosen_pairs, headline
+from sweep.report.text import shown_name
+
+PAPER_CROSSING = 150
+"""Perturbations, of ViT-B/32 over the paper's ten targets."""
+
+
+def caption(result: SweepResult) -> Caption:
+    levels = "; ".join(f"{shown_name(source)}: {_words(found)}" for source, (_, found) in _levels(result).items())
+    return Caption(
+        "How many evaluations one pass is worth",
+        "IoU@10 of plain Kernel SHAP with the test labels, mean over the targets with its 95 % interval, against its evaluations a "
+        "picture; the labels were made on other coalitions. Level lines: the transferred models, one pass. Kernel SHAP reaches the level "
+        f"at: {levels}. In the paper: {PAPER_CROSSING}. The labels are estimates too: the label ceiling is what a second draw of them "
+        "reaches.",
+    )
+
+
+def convergence_panel(result: SweepResult) -> Figure:
+    """One panel: the curve with its band, a level a source, chance and label ceiling."""
+    figure = Figure(dpi=DOTS_PER_INCH, figsize=(7.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    table = result.convergence.groupby(["budget", "target_domain"])["iou_at_10"].mean().unstack("target_domain")
+    means = [mean_interval(row.to_numpy()) for _, row in table.iterrows()]
+    budgets = table.index.to_numpy()
+    axes.plot(budgets, [m.estimate for m in means], color="#1f4e79", marker="o", markersize=4, label="Kernel SHAP")
+    if all(math.isfinite(m.low) for m in means):
+        axes.fill_between(budgets, [m.low for m in means], [m.high for m in means], color="#1f4e79", alpha=0.15, linewidth=0)
+    colour_of = colours(result.sources)
+    for source, (level, found) in _levels(result).items():
+        axes.axhline(level, color=colour_of[source], linestyle="--", linewidth=1.3, label=f"from {shown_name(source)}, one pass")
+        if found is not None:
+            axes.plot([found.estimate], [level], marker="D", color=colour_of[source], markersize=6)
+    references = headline(result)["iou_at_10"]
+    axes.axhline(references["chance"], label="chance", **CHANCE)
+    axes.axhline(references["label_ceiling"], label="label ceiling", **LABEL_CEILING)
+    axes.set_xscale("log")
+    axes.set_xticks(budgets)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("evaluations a picture (log scale)")
+    axes.set_ylabel("IoU@10 with the label")
+    axes.set_ylim(0, None)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _levels(result: SweepResult) -> dict[str, tuple[float, Interval | None]]:
+    """Source -> IoU@10 of its transferred models, mean over the targets, and where Kernel SHAP reaches it, with its interval."""
+    frame = result.convergence
+    wide = frame.pivot(index=["target_domain", "picture"], columns="budget", values="iou_at_10")
+    targets = wide.index.get_level_values("target_domain")
+    pairs = chosen_pairs(result)
+    levels = {}
+    for source in result.sources:
+        of_source = pairs[pairs["source_domain"] == source].set_index("target_domain")["iou_at_10"]
+        is_shared = np.isin(targets, of_source.index)
+        if not is_shared.any():
+            continue
+        level = of_source.reindex(targets[is_shared]).to_numpy()
+        found = crossing_interval(wide.columns.to_numpy(), wide.to_numpy()[is_shared], level, targets=targets[is_shared].to_numpy())
+        levels[source] = float(of_source[of_source.index.isin(targets)].mean()), found
+    return levels
+
+
+def _words(found: Interval | None) -> str:
+    if found is None:
+        return "nowhere in this range"
+    high = f"{found.high:.0f}" if math.isfinite(found.high) else "beyond the range"
+    return f"{found.estimate:.0f} evaluations (95 % interval {found.low:.0f} to {high}, over {found.n} pictures)"

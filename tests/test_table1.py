@@ -1,0 +1,79 @@
+"""Table 1 of the paper, made of a sweep's result."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from synthetic_result import synthetic_result
+
+from sweep.report.seeds import over_seeds, seeds_summary
+from sweep.report.table1 import PAPER_SCORES, ROWS, TABLE1_COLUMNS, table1
+from sweep.report.tables import best_of_targets, chosen_pairs
+from sweep.report.terminal import WIDTH, terminal_summary
+
+
+@pytest.fixture(scope="module")
+def result():
+    return synthetic_result(sources=["concepts", "others"], command="universal", has_source_models=True)
+
+
+def test_table_has_a_row_for_each_source_model_and_score(result):
+    table = table1(result)
+    assert tuple(table.columns) == TABLE1_COLUMNS
+    assert set(table["source_domain"]) == {"concepts", "others"}
+    assert not table.duplicated(["source_domain", "model", "score"]).any()
+    assert set(table["model"]) == {row.model for row in ROWS}
+    assert set(PAPER_SCORES) <= set(table["score"])
+
+
+def test_means_and_deviations_are_over_the_targets(result):
+    pairs = chosen_pairs(result)
+    values = pairs.loc[pairs["source_domain"] == "others", "iou_at_10"].to_numpy()
+    table = table1(result).set_index(["source_domain", "model", "score"])
+    cell = table.loc[("others", "transferred", "iou_at_10")]
+    assert cell["mean"] == pytest.approx(values.mean())
+    assert cell["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert cell["num_targets"] == 8
+
+
+def test_marks_follow_a_paired_t_test_against_the_best(result):
+    """Against SciPy: prediction-only is the most accurate by construction; zero-shot differs from it, as it has two thirds of it."""
+    table = table1(result).set_index(["source_domain", "model", "score"])
+    assert table.loc[("concepts", "prediction_only", "accuracy"), "is_best"]
+    assert not table.loc[("concepts", "zero_shot", "accuracy"), "does_not_differ_from_best"]
+    references = result.references.set_index(["reference", "domain"])["accuracy"]
+    pairs = chosen_pairs(result)
+    own = pairs[pairs["source_domain"] == "concepts"].set_index("target_domain")["accuracy"]
+    p = stats.ttest_rel(references["prediction_only"].reindex(own.index), own).pvalue
+    assert table.loc[("concepts", "transferred", "accuracy"), "does_not_differ_from_best"] == (p >= 0.05)
+
+
+def test_table_is_empty_where_the_sources_models_were_not_scored():
+    assert table1(synthetic_result()).empty
+
+
+def test_terminal_shows_the_table_and_keeps_its_width(result):
+    text = terminal_summary(result)
+    assert "Table 1 from others" in text and "Table 1 from concepts" in text
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+
+
+def test_best_source_of_a_target_is_its_best_pair_that_keeps_the_accuracy(result):
+    best = best_of_targets(result)
+    assert list(best["target_domain"]) == list(result.targets)
+    pairs = chosen_pairs(result)
+    for row in best.itertuples():
+        rivals = pairs[(pairs["target_domain"] == row.target_domain) & (pairs["normalized_accuracy"] >= 0.9)]
+        assert rivals.empty or row.iou_at_10 == rivals["iou_at_10"].max()
+
+
+def test_seeds_are_taken_together_with_their_interval():
+    """Against SciPy's t interval of the three means."""
+    results = [synthetic_result(sources=["others"], command="universal", seed=seed) for seed in range(3)]
+    table = over_seeds(results)
+    means = [chosen_pairs(result)["correlation"].mean() for result in results]
+    found = table[(table["model"] == "transferred") & (table["measure"] == "correlation")]
+    assert found["value"].tolist() == pytest.approx(means)
+    low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
+    assert f"{np.mean(means):.3f} ({high - np.mean(means):.3f})" in seeds_summary(table, 8)
+    assert low < np.mean(means)
+    assert "from others: better than the mean map on" in seeds_summary(table, 8)
