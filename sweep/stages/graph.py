@@ -18,12 +18,13 @@ from typing import Any, Literal
 from core.attribution_head import COSINE, AttributionHead
 from core.games.attribution_labels import LabelSettings
 from core.merging.rule import Need
-from sweep.experiment.config import SweepConfig
+from sweep.experiment.config import SHAPLEY, SweepConfig
 from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
 from sweep.stages.convergence import Convergence
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
+from sweep.stages.explainer_labels import explained
 from sweep.stages.explainer_scores import ExplainerScores
 from sweep.stages.heads import TextHead
 from sweep.stages.imported_labels import GivenLabels, imported
@@ -158,6 +159,8 @@ class SweepGraph:
         label_set = LabelSet(domain, split, role, settings, shards)
         if role == "train" and domain in self.imported:
             return imported(label_set, self.pictures(domain), self.imported[domain], labels.max_train)
+        if role == "train" and labels.train_source != SHAPLEY:
+            return explained(label_set, self.pictures(domain), preprocessing, classifier, labels.train_source, number)
         return label_set
 
     def scores(self, target: str, reference: str, classifier: Classifier) -> ModelScores:
