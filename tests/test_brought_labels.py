@@ -87,7 +87,7 @@ def test_a_training_gets_the_users_maps_of_its_own_pictures(data, tmp_path):
     expected = np.stack([by_id[picture_id] for picture_id in kept])
     assert [split.ids[row] for row in labels.rows(store)] == kept
     np.testing.assert_array_equal(labels.attributions(store), expected)
-    np.testing.assert_array_equal(model._data(store).attribution_labels.numpy(), expected)
+    np.testing.assert_array_equal(model.training_data(store).attribution_labels.numpy(), expected)
     found = labels.load(store)
     assert np.isnan(found.standard_error).all() and np.isnan(found.value_full).all() and not found.budget.any()
 

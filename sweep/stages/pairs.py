@@ -14,7 +14,7 @@ from core.map_scale import rescaled
 from core.merging.rule import Evidence, Merger
 from core.metrics import SCORES, Scores, e_rmse, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
-from core.statistics import paired_ratio_bound
+from core.statistics.proportions import paired_proportion_bound
 from core.task_vectors import TaskVector, cosine_matrix
 from sweep.experiment.config import Device, SearchSettings
 from sweep.report.result import CELL_COLUMNS, OBJECTIVE_COLUMNS, SIMILARITY_COLUMNS
@@ -122,7 +122,7 @@ class Points:
             scale = self.scale(alpha, lambda2)
             attributions = rescaled(head, attributions, scale)
             is_correct = found.evaluator.is_correct(logits)
-            scores = found.evaluator.map_scores(attributions, float(is_correct.mean()))
+            scores = found.evaluator.map_scores(attributions, is_correct)
             few = min(self._search.num_few_labels, len(attributions))
             return {
                 "source_domain": self._transfer.source,
@@ -163,7 +163,8 @@ class _Split:
         """The lower confidence limit of a model's normalised accuracy, whose pictures [N] are classified rightly."""
         if not self.is_correct.any():
             return None
-        return paired_ratio_bound(is_correct, self.is_correct, confidence)
+        bound = paired_proportion_bound(is_correct, self.is_correct, confidence)
+        return bound.estimate if confidence == 0.5 else bound.low
 
 
 _POINT_SETTINGS = ("lambda1", "lambdas", "select", "merge", "calibration", "accuracy_confidence", "num_few_labels", "scores")
