@@ -75,10 +75,12 @@ def pipeline(store: Store, directory: Path) -> list[Stage]:
     imported = taken.labels("clean_digits", "train")
     fisher = graph_of(store, *DIGITS, *GRID, "--merge", "fisher")
     sensitivities = fisher.sensitivities(fisher.config.pairs[0])
-    compute(store, learning, imported, *sensitivities)
+    explained = graph_of(store, *DIGITS, *GRID, "--label-source", "grad_cam").labels("clean_digits", "train")
+    compute(store, learning, imported, explained, *sensitivities)
     pair = grid.pair(grid.config.pairs[0])
     cells = Cells(pair.transfer, pair.search, 0.5)  # made within the pair, and none of its inputs
-    return [BaseModel(describe_base(grid.config.base)), *closure([studied, grid.result, learning, imported, *sensitivities]), cells]
+    ends = [studied, grid.result, learning, imported, explained, *sensitivities]
+    return [BaseModel(describe_base(grid.config.base)), *closure(ends), cells]
 
 
 def _exported(graph: SweepGraph, store: Store, directory: Path) -> Path:

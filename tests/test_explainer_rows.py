@@ -1,4 +1,4 @@
-"""The rows of explainers beside the models, in a small sweep computed in this process."""
+"""The rows of explainers and of the side head beside the models, in a small sweep computed in this process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from core.games.attribution_labels import perturbations
 from core.metrics import correlation, e_rmse, iou_at
 from sweep.report.references import EXPECTED, REFERENCES
 from sweep.stages.graph import SweepGraph
+from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
 
 SMALL = [
     *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--precision", "float32"),
-    *("--num-steps", "4", "--max-train-pictures", "40", "--max-test-pictures", "12", "--budget", "104", "--test-budget", "104"),
+    *("--num-steps", "12", "--max-train-pictures", "40", "--max-test-pictures", "12", "--budget", "104", "--test-budget", "104"),
     *("--max-test-labels", "5", "--max-validation-labels", "5"),
 ]
 
@@ -66,7 +67,24 @@ def test_an_explainers_row_is_of_its_maps_of_the_labelled_test_pictures_at_one_f
 
 def test_an_explainer_leaves_the_accuracy_as_it_is(swept):
     rows = rows_of(swept)
-    assert {rows[name]["accuracy"] for name in EXPLAINERS} == {rows["prediction_only"]["accuracy"]}
+    assert {rows[name]["accuracy"] for name in (*EXPLAINERS, "side_head")} == {rows["prediction_only"]["accuracy"]}
+
+
+def test_the_side_heads_row_is_of_a_head_trained_on_the_targets_train_labels_alone(swept):
+    graph, store = swept
+    scores = graph.side_head_scores("clean_digits")
+    fitted, model = scores.side_head, scores.model
+    assert fitted.labels.key == graph.labels("clean_digits", "train").key
+    assert not {stage.key for stage in closure([fitted])} & {model.test.key, model.validation.key}
+    pictures, labels = model.pictures.load(store, "test"), model.test.load(store)
+    inputs, own = model.preprocessing.normalise(pictures.pixels.range(0, 5)), torch.from_numpy(pictures.class_ids[:5])
+    maps = fitted.load(store).maps(fitted.classifier.load(store), inputs, own).double().numpy()
+    row = rows_of(swept)["side_head"]
+    assert row["e_rmse"] == pytest.approx(e_rmse(maps, labels.attributions), rel=1e-4)
+    # What the patches change is known without error to the labels, too.
+    np.testing.assert_allclose(maps.sum(axis=1), labels.value_full - labels.value_empty, atol=1e-3)
+    meta = fitted.artifact(store).manifest["meta"]
+    assert meta["num_pictures"] == len(fitted.labels.load(store)) and meta["final_loss"] < meta["first_loss"]
 
 
 def test_the_rows_are_known_to_the_report_and_no_sweep_must_have_them(swept):

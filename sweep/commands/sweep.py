@@ -18,7 +18,7 @@ from sweep.commands.session import Session
 from sweep.engines import interruption
 from sweep.engines.job import Work
 from sweep.engines.progress import Progress, duration
-from sweep.experiment.config import ConfigError, SweepConfig
+from sweep.experiment.config import SHAPLEY, ConfigError, SweepConfig
 from sweep.record.note import running_note
 from sweep.record.recorder import Recorder
 from sweep.record.sweep_run import SweepRun
@@ -93,6 +93,7 @@ def _description(config: SweepConfig) -> str:
         f"{len(domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
         f"{num_prediction_only + len(explaining) * len(alphas)} models to train "
         f"({num_prediction_only} prediction-only + {len(explaining)} x {len(alphas)} alphas); "
+        f"{'' if labels.train_source == SHAPLEY else f'train labels by {labels.train_source}; '}"
         f"{labels.train.estimator} labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations; "
         + (
             f"{config.search.num_trials} Optuna trials a pair"
@@ -165,6 +166,7 @@ def _flat_settings(config: SweepConfig) -> dict[str, Any]:
         "merge": config.search.merge.text,
         "search": config.search.method,
         "select": config.search.select,
+        "label_source": config.labels.train_source,
         "label_estimator": config.labels.train.estimator,
         "label_budget": config.labels.train.budget,
         "test_label_budget": config.labels.test.budget,

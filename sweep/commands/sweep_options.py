@@ -15,7 +15,7 @@ from core.merging.rule import MergeRule
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers
-from sweep.experiment.config import OBJECTIVE_NAMES, ConfigError, DomainLocation, SweepConfig
+from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, SweepConfig
 from sweep.experiment.suites import DRAWN, own_domains
 
 Suites = Mapping[str, Callable[[], SweepConfig]]
@@ -60,6 +60,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         max_test=options.max_test_labels,
         learning_pictures=options.calibration_pictures,
         learning_budget=options.calibration_budget,
+        train_source=options.label_source,
     )
     data = changed(
         config.data,
@@ -242,6 +243,12 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     )
     data.add_argument("--budget", type=int, help="evaluations a training or validation picture's label takes")
     data.add_argument("--test-budget", type=int, help="evaluations a test picture's label takes")
+    data.add_argument(
+        "--label-source",
+        choices=LABEL_SOURCES,
+        help="what models are trained to give: Shapley values (the default), or an explainer's maps of the prediction-only model at one "
+        "factor that suits the game; scores are against Shapley values always",
+    )
     data.add_argument("--estimator", choices=tuple(ESTIMATORS), help="of the Shapley values")
     data.add_argument("--calibration-pictures", type=int, help="pictures that an estimator learns from, where it learns")
     data.add_argument("--calibration-budget", type=int, help="evaluations of each of those with a reference")

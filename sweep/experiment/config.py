@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from core.attribution_head import AttributionHead, HeadKind
+from core.explainers.explainer import EXPLAINERS
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
 from core.merging.addition import Addition
@@ -22,6 +23,8 @@ Selection = Literal["validation", "test"]
 Device = Literal["cpu", "cuda"]
 Calibration = Literal["none", "scale"]
 ObjectiveName = Literal["accuracy_bound", "e_rmse", "iou_at_10", "correlation", "infidelity", "few_labels"]
+SHAPLEY = "shapley"
+LABEL_SOURCES = (SHAPLEY, *EXPLAINERS)
 OBJECTIVE_NAMES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 
 
@@ -73,7 +76,8 @@ class SplitLabels:
     train, validation, test: settings of each split's labels. num_second_draw: test pictures that are labelled a second time, with other
     coalitions, to see how well two draws agree (the label ceiling). shard_size: pictures that are labelled, stored and resumed together.
     learning_pictures, learning_budget: for estimators that learn from the pictures first: how many (None: the estimator's default), and
-    the evaluations of those with references.
+    the evaluations of those with references. train_source: what the train labels are, Shapley values or the maps of an explainer
+    (`core.explainers`); validation and test labels are Shapley values always.
     """
 
     train: LabelSettings
@@ -86,6 +90,11 @@ class SplitLabels:
     shard_size: int = 64
     learning_pictures: int | None = None
     learning_budget: int = 512
+    train_source: str = SHAPLEY
+
+    def __post_init__(self) -> None:
+        if self.train_source not in LABEL_SOURCES:
+            raise ConfigError(f"train labels come from one of {', '.join(LABEL_SOURCES)}, not {self.train_source!r}")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ _ALL = (
         "trained on the target's own explanation labels, at the alpha of the pair: the upper bound for a transfer.",
     ),
     Reference(
+        "side_head",
+        "side head",
+        "a small network on the frozen prediction-only model's last tokens, trained on the target's own explanation labels: what "
+        "supervision reaches without touching the classifier, whose accuracy it keeps exactly; one pass a picture.",
+        is_optional=True,
+    ),
+    Reference(
         "label_ceiling",
         "label ceiling",
         "how well two independent draws of the labels agree. A model without noise of its own could pass it a little; one far above it has "

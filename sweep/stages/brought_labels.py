@@ -120,7 +120,7 @@ def _checksum(files: FileTree, names: Sequence[str], num_patches: int) -> str:
     for name in names:
         try:
             with files.open(name) as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]  # fsspec's files are readable
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         except FileNotFoundError:
             raise ConfigError(f"there is no file {files}/{name}: check the path given to --labels") from None
     return digest.hexdigest()

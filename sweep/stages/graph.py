@@ -11,19 +11,20 @@ trials.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from core.attribution_head import COSINE, AttributionHead
 from core.games.attribution_labels import LabelSettings
 from core.merging.rule import Need
-from sweep.experiment.config import SweepConfig
+from sweep.experiment.config import SHAPLEY, SweepConfig
 from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
 from sweep.stages.convergence import Convergence
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
+from sweep.stages.explainer_labels import explained
 from sweep.stages.explainer_scores import ExplainerScores
 from sweep.stages.heads import TextHead
 from sweep.stages.imported_labels import GivenLabels, imported
@@ -36,6 +37,7 @@ from sweep.stages.pictures import Pictures, make_pictures
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
 from sweep.stages.sensitivity import Sensitivity
+from sweep.stages.side_head import FittedSideHead, SideHeadScores
 from sweep.stages.stage import closure
 from sweep.stages.vectors import Vector
 
@@ -157,6 +159,8 @@ class SweepGraph:
         label_set = LabelSet(domain, split, role, settings, shards)
         if role == "train" and domain in self.imported:
             return imported(label_set, self.pictures(domain), self.imported[domain], labels.max_train)
+        if role == "train" and labels.train_source != SHAPLEY:
+            return explained(label_set, self.pictures(domain), preprocessing, classifier, labels.train_source, number)
         return label_set
 
     def scores(self, target: str, reference: str, classifier: Classifier) -> ModelScores:
@@ -181,6 +185,13 @@ class SweepGraph:
     def explainer_scores(self, target: str) -> ExplainerScores:
         return self._once(("explainers", target), lambda: ExplainerScores(self.prediction_only_scores(target)))
 
+    def side_head_scores(self, target: str) -> SideHeadScores:
+        """Of a head that meets efficiency, whatever the sweep's own does."""
+        model, head = self.prediction_only_scores(target), replace(self.config.attribution_head, kind="efficiency")
+        classifier, labels = self.classifier(target, 1.0, head), self.labels(target, "train")
+        fitted = FittedSideHead(target, model.preprocessing, model.pictures, classifier, labels, self.config.recipe_of(alone(target)))
+        return self._once(("side head", target), lambda: SideHeadScores(fitted, model))
+
     def reference(self, target: str) -> Reference:
         return self._once(("reference", target), lambda: self._reference(target))
 
@@ -196,6 +207,7 @@ class SweepGraph:
             len(self.domains[target].class_names),
             tuple(models),
             self.explainer_scores(target),
+            self.side_head_scores(target),
             *(self.labels(target, role) for role in roles),
         )
 

@@ -29,6 +29,7 @@ def provenance(config: SweepConfig, pairs: Sequence[PairSearch], store: Store) -
     flat["search.merge"] = config.search.merge.text
     for split in ("train", "validation", "test"):
         flat.update({f"labels.{split}.{k}": v for k, v in asdict(getattr(config.labels, split)).items()})
+    flat["labels.train_source"] = config.labels.train_source
     flat["device"] = config.device
     for stage in closure(pairs):
         if isinstance(stage, Pictures):

@@ -22,6 +22,7 @@ from sweep.store.artifacts import Store
 
 if TYPE_CHECKING:
     from sweep.stages.explainer_scores import ExplainerScores
+    from sweep.stages.side_head import SideHeadScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +76,8 @@ class Reference(Stage):
     """Scores on test (and, for the models, on validation) of everything that a transferred model of the target is compared with.
 
     models: prediction-only, zero-shot, and the target's own self-explaining ones. explainers: what explains the prediction-only model
-    from outside. train: the labels whose mean map is a row. second_draw: labels of the first test pictures with other coalitions: how
-    well they predict the first draw is the label ceiling.
+    from outside; side_head: what is trained beside it. train: the labels whose mean map is a row. second_draw: labels of the first test
+    pictures with other coalitions: how well they predict the first draw is the label ceiling.
     """
 
     kind = "reference"
@@ -87,6 +88,7 @@ class Reference(Stage):
     num_classes: int
     models: tuple[ModelScores, ...]
     explainers: ExplainerScores
+    side_head: SideHeadScores
     train: LabelSet
     validation: LabelSet
     test: LabelSet
@@ -102,7 +104,7 @@ class Reference(Stage):
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        return (*self.models, self.explainers, self.train, self.validation, self.test, self.second_draw)
+        return (*self.models, self.explainers, self.side_head, self.train, self.validation, self.test, self.second_draw)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
@@ -120,6 +122,7 @@ class Reference(Stage):
             add("mean_map", split, map_scores(labels, removed, mean_map))
         for name, scores in self.explainers.load(store).items():
             add(name, "test", scores)
+        add("side_head", "test", self.side_head.load(store))
         add("chance", "test", chance_scores(len(mean_map), self.num_classes))
         test = self.test.load(store)
         add("label_ceiling", "test", _ceiling(test, self.second_draw.load(store)))
