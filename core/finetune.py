@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from core.checkpoints import Checkpoint
 from core.losses import classification_loss, combined_loss, explanation_loss
 from core.model import SelfExplainingClassifier
-from core.training_data import Batch, TrainingData, batches, load_ahead
+from core.training_data import Batch, BatchSource, load_ahead
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Progress:
 
 def finetune(
     classifier: SelfExplainingClassifier,
-    data: TrainingData,
+    data: BatchSource,
     recipe: Recipe,
     alpha: float = 1.0,
     *,
@@ -80,12 +80,12 @@ def finetune(
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-    if alpha < 1.0 and data.attribution_labels is None:
+    if alpha < 1.0 and not data.is_labelled:
         raise ValueError("training with alpha < 1 needs attribution labels")
     if len(data) == 0:
         raise ValueError("no pictures to train on")
     if alpha == 1.0:
-        data = replace(data, attribution_labels=None)
+        data = data.without_labels()
     device = classifier.head.device
     parameters = list(classifier.visual.parameters())
     for parameter in parameters:
@@ -97,8 +97,8 @@ def finetune(
     start = 0 if checkpoint is None else _resume(checkpoint, classifier, optimizer, history)
     saved_at = time.monotonic()
     classifier.train()
-    order = batches(len(data), recipe.batch_size, total, recipe.seed, start)
-    with closing(load_ahead(data, order, device)) as loaded:
+    batches = data.batches(recipe.batch_size, total, recipe.seed, start)
+    with closing(load_ahead(batches, device)) as loaded:
         for step, batch in enumerate(loaded, start):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(step, total)

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from core.attribution_head import COSINE, AttributionHead
 from core.data.picture_shards import PictureShards
-from core.finetune import Recipe, TrainingData, finetune
+from core.finetune import Recipe, finetune
 from core.model import SelfExplainingClassifier
+from core.training_data import BatchSource, TrainingData
 from sweep.experiment.config import ConfigError, Device
 from sweep.stages.base import BaseFacts
 from sweep.stages.heads import TextHead, load_heads
+from sweep.stages.picture_stream import picture_stream
 from sweep.stages.pictures import Pictures
 from sweep.stages.stage import Stage
 from sweep.store.artifacts import Artifact, Store
@@ -35,8 +37,9 @@ WEIGHTS = "visual.safetensors"
 class FineTuned(Stage):
     """Weights fine-tuned by eq. 4 on one domain's pictures, or on several domains' side by side.
 
-    labels: of each domain's train split, where alpha < 1; a picture without one is left out. A killed training continues from its last
-    checkpoint, on whatever node.
+    labels: of each domain's train split, where alpha < 1; a picture without one is left out. window: shards that are shuffled together
+    where the pictures are streamed; None shuffles all, which reads at random. A killed training continues from its last checkpoint, on
+    whatever node.
     """
 
     kind = "finetune"
@@ -54,6 +57,7 @@ class FineTuned(Stage):
     alpha: float
     attribution_head: AttributionHead
     device: Device
+    window: int | None = None
 
     @property
     def name(self) -> str:
@@ -62,7 +66,9 @@ class FineTuned(Stage):
     @property
     def params(self) -> dict[str, Any]:
         settings = {"base": self.base.fingerprint, "recipe": asdict(self.recipe), "alpha": float(self.alpha), "device": self.device}
-        return settings if self.alpha == 1.0 else {**settings, "head": asdict(self.attribution_head)}
+        order = {} if self.window is None else {"window": self.window}
+        head = {} if self.alpha == 1.0 else {"head": asdict(self.attribution_head)}
+        return {**settings, **order, **head}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -88,8 +94,11 @@ class FineTuned(Stage):
             store.checkpoint(self.key).remove()
         return artifact
 
-    def _data(self, store: Store) -> TrainingData:
+    def _data(self, store: Store) -> BatchSource:
         """Pictures of all parts; classes of the later parts follow those of the first."""
+        if self.window is not None:
+            num_classes_of = [len(head.class_names) for head in self.heads]
+            return picture_stream(store, self.pictures, num_classes_of, self.labels, self.base.preprocessing, self.window)
         paths: list[Path] = []
         rows, class_ids, labels = [], [], []
         num_rows, num_classes = 0, 0
