@@ -172,7 +172,7 @@ class _OpenWindow:
             self._class_ids = torch.cat([part.class_ids for part in parts])
             labels = [part.attribution_labels for part in parts if part.attribution_labels is not None]
             self._labels = torch.cat(labels) if stream.is_labelled else None
-            assert len(self._places) == sum(len(stream.shards[number]) for number in window.shards), "a shard has another number of pictures"
+            assert len(self._places) == sum(len(stream.shards[number]) for number in window.shards), "a shard has another length"
             self._stack = stack.pop_all()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from core.attribution_head import COSINE, AttributionHead
 from core.data.picture_shards import PictureShards
+from core.data_parallel import DataParallel
 from core.finetune import Recipe, finetune
 from core.model import SelfExplainingClassifier
 from core.training_data import BatchSource, TrainingData
@@ -65,7 +67,10 @@ class FineTuned(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        settings = {"base": self.base.fingerprint, "recipe": asdict(self.recipe), "alpha": float(self.alpha), "device": self.device}
+        recipe = asdict(self.recipe)
+        if self.num_workers == 1:
+            del recipe["workers_per_model"]  # several change the last digits, which training spreads
+        settings = {"base": self.base.fingerprint, "recipe": recipe, "alpha": float(self.alpha), "device": self.device}
         order = {} if self.window is None else {"window": self.window}
         head = {} if self.alpha == 1.0 else {"head": asdict(self.attribution_head)}
         return {**settings, **order, **head}
@@ -79,17 +84,26 @@ class FineTuned(Stage):
         number = sum(pictures.domain.count("train") for pictures in self.pictures)
         return float(self.recipe.total_steps(number) * self.recipe.batch_size)
 
+    @property
+    def num_workers(self) -> int:
+        return self.recipe.workers_per_model
+
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        """By all of the model's workers, which have joined torch's process group if there are several; the first one writes."""
+        workers = DataParallel.joined() if self.num_workers > 1 else None
+        assert workers is None or workers.share.size == self.num_workers
         data = self._data(store)
         classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head).to(self.device)
         with store.checkpoint(self.key) as checkpoint:
-            history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint)
+            history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint, workers=workers)
+        if workers is not None and not workers.is_first:
+            return {}
         save_file({k: v.contiguous().cpu() for k, v in classifier.visual.state_dict().items()}, directory / WEIGHTS)
         (directory / "history.json").write_text(json.dumps([asdict(point) for point in history]))
         return {"num_pictures": len(data), "final_loss": history[-1].loss}
 
-    def publish(self, store: Store, wait: bool = True) -> Artifact | None:
-        artifact = super().publish(store, wait)
+    def publish(self, store: Store, wait: bool = True, on_begin: Callable[[], None] | None = None) -> Artifact | None:
+        artifact = super().publish(store, wait, on_begin)
         if artifact is not None:  # not before: a training that is killed between its end and this would begin anew
             store.checkpoint(self.key).remove()
         return artifact
