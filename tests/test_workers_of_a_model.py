@@ -12,7 +12,7 @@ from test_stages import DIGITS, SMALL
 from sweep.commands.options import Places
 from sweep.commands.session import Session
 from sweep.engines.cluster import Workers
-from sweep.engines.training import run_trainings
+from sweep.engines.scheduler import run_missing
 from sweep.experiment.config import ConfigError
 from sweep.experiment.sources import Source
 from sweep.stages.graph import alone
@@ -53,4 +53,5 @@ def test_more_workers_than_there_are_is_refused_at_once(tmp_path):
     large = replace(model, recipe=replace(model.recipe, workers_per_model=4))
     assert large.key != model.key and "workers_per_model" not in model.params["recipe"]
     with pytest.raises(ConfigError, match="give --workers 4"):
-        run_trainings([large], store, Workers(2, 0.0, 1, 2, is_one_machine=True), lambda work: None)
+        run_missing([large], store, Workers(2, 0.0, 1, 2, is_one_machine=True), lambda work: None)
+    assert store.keys("finetune") == []

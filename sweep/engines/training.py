@@ -26,7 +26,6 @@ from sweep.engines import interruption
 from sweep.engines.cluster import Workers
 from sweep.engines.job import OnDone, Outcome, Work, attempt, attempt_together
 from sweep.engines.progress import Progress
-from sweep.experiment.config import ConfigError
 from sweep.store.artifacts import Store
 
 _log = logging.getLogger(__name__)
@@ -43,14 +42,7 @@ def run_trainings(works: Sequence[Work], store: Store, workers: Workers, on_done
 
     The store's leases are the queue: a worker takes a model that no live process holds, so that two sweeps on one store share the work.
     A fit whose worker dies is begun again elsewhere; its model goes on from its last checkpoint. A training's error is raised as it was.
-    Raises ConfigError for a model of more workers than there are.
     """
-    most = max((work.num_workers for work in works), default=1)
-    if most > workers.number:
-        raise ConfigError(
-            f"a model is to be trained by {most} workers together and the sweep has {workers.number}: give --workers {most}, or fewer "
-            "workers a model"
-        )
     if works:
         _Trainings(works, store, workers, on_done).run()
 
