@@ -6,21 +6,26 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from core.checkpoints import Checkpoint
+from core.data_parallel import DataParallel
 from core.losses import classification_loss, combined_loss, explanation_loss
 from core.model import SelfExplainingClassifier
-from core.training_data import Batch, TrainingData, batches, load_ahead
+from core.training_data import WHOLE, Batch, BatchSource, load_ahead
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW with linear warm-up and cosine decay, gradients clipped at `clip_norm`. Steps are num_steps, or epochs of the data."""
+    """AdamW with linear warm-up and cosine decay, gradients clipped at `clip_norm`. Steps are num_steps, or epochs of the data.
+
+    workers_per_model: workers that share every batch; the batches are the same for any number, the sums within them differ in the last
+    digits.
+    """
 
     learning_rate: float
     batch_size: int
@@ -31,12 +36,18 @@ class Recipe:
     clip_norm: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    workers_per_model: int = 1
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.epochs is None):
             raise ValueError("a recipe has either num_steps or epochs")
         if self.batch_size < 1 or self.learning_rate <= 0 or (self.num_steps or self.epochs or 0) < 1:
             raise ValueError(f"a recipe's batch size, learning rate and length must be positive: {asdict(self)}")
+        if self.workers_per_model < 1 or self.batch_size % self.workers_per_model:
+            raise ValueError(
+                f"{self.workers_per_model} workers cannot share a batch of {self.batch_size} pictures evenly: make the batch size a "
+                "multiple of the workers"
+            )
 
     def total_steps(self, num_pictures: int) -> int:
         if self.num_steps is not None:
@@ -63,29 +74,35 @@ class Progress:
 
 def finetune(
     classifier: SelfExplainingClassifier,
-    data: TrainingData,
+    data: BatchSource,
     recipe: Recipe,
     alpha: float = 1.0,
     *,
     checkpoint: Checkpoint | None = None,
     checkpoint_every_s: float = 60.0,
     on_progress: Callable[[Progress], None] | None = None,
+    workers: DataParallel | None = None,
 ) -> list[Progress]:
     """Train `classifier.visual` in place by eq. 4 and return the history, some 100 points of it.
 
     alpha: weight of the classification loss, in [0, 1]; 1 is prediction-only training and needs no labels.
     checkpoint: what a killed training continues from, with the same result as an undisturbed one; the caller removes
     it once the weights are safe.
-    Raises ValueError for an alpha outside [0, 1], missing labels or no pictures, FloatingPointError where the loss is no number any more.
+    workers: those that train this model together; each calls this with the same data, recipe and checkpoint, which the first one writes.
+    All end with the same weights and history, that of one worker but for the order in which a batch's gradients are summed.
+    Raises ValueError for an alpha outside [0, 1], missing labels, no pictures or fewer than workers can share, FloatingPointError where
+    the loss is no number any more.
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
-    if alpha < 1.0 and data.attribution_labels is None:
+    if alpha < 1.0 and not data.is_labelled:
         raise ValueError("training with alpha < 1 needs attribution labels")
     if len(data) == 0:
         raise ValueError("no pictures to train on")
     if alpha == 1.0:
-        data = replace(data, attribution_labels=None)
+        data = data.without_labels()
+    if workers is not None and min(recipe.batch_size, len(data)) % workers.share.size:
+        raise ValueError(f"{workers.share.size} workers cannot share {len(data)} pictures evenly: train on one worker")
     device = classifier.head.device
     parameters = list(classifier.visual.parameters())
     for parameter in parameters:
@@ -94,29 +111,35 @@ def finetune(
     total = recipe.total_steps(len(data))
     every = max(1, total // 100)
     history: list[Progress] = []
-    start = 0 if checkpoint is None else _resume(checkpoint, classifier, optimizer, history)
-    saved_at = time.monotonic()
+    state = None if checkpoint is None else checkpoint.load()
+    if workers is not None and not workers.agree(0 if state is None else state["next_step"], device):
+        state = None  # some cannot read it: all begin anew
+    start = 0 if state is None else _resume(state, classifier, optimizer, history)
+    is_keeper, saved_at = workers is None or workers.is_first, time.monotonic()
     classifier.train()
-    order = batches(len(data), recipe.batch_size, total, recipe.seed, start)
-    with closing(load_ahead(data, order, device)) as loaded:
+    objective: torch.nn.Module = _Objective(classifier, alpha)
+    if workers is not None:
+        objective = workers.averaging(objective)
+    batches = data.batches(recipe.batch_size, total, recipe.seed, start, WHOLE if workers is None else workers.share)
+    with closing(load_ahead(batches, device)) as loaded:
         for step, batch in enumerate(loaded, start):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(step, total)
             inputs = data.preprocessing.normalise(batch.pixels)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                losses = _losses(classifier, inputs, batch, alpha)
+                losses: _Losses = objective(inputs, batch)
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             optimizer.step()
             if step % every == 0 or step == total - 1:
-                point = losses.progress(step + 1, total)
+                point = losses.progress(step + 1, total, workers)
                 if not math.isfinite(point.loss):
                     raise FloatingPointError(f"the loss is {point.loss} at step {step}: lower the learning rate")
                 history.append(point)
                 if on_progress is not None:
                     on_progress(point)
-            if checkpoint is not None and time.monotonic() - saved_at > checkpoint_every_s:
+            if checkpoint is not None and is_keeper and time.monotonic() - saved_at > checkpoint_every_s:
                 checkpoint.save(_state(step + 1, classifier, optimizer, history))
                 saved_at = time.monotonic()
     classifier.eval()
@@ -131,19 +154,27 @@ class _Losses:
     classification: Tensor
     explanation: Tensor | None
 
-    def progress(self, step: int, total_steps: int) -> Progress:
-        explanation = None if self.explanation is None else self.explanation.item()
-        return Progress(step, total_steps, self.total.item(), self.classification.item(), explanation)
+    def progress(self, step: int, total_steps: int, workers: DataParallel | None) -> Progress:
+        found = torch.stack([self.total, self.classification, *([] if self.explanation is None else [self.explanation])])
+        values = (found if workers is None else workers.mean(found)).tolist()
+        return Progress(step, total_steps, values[0], values[1], values[2] if len(values) == 3 else None)
 
 
-def _losses(classifier: SelfExplainingClassifier, inputs: Tensor, batch: Batch, alpha: float) -> _Losses:
-    if batch.attribution_labels is None:
-        classification = classification_loss(classifier.logits(inputs), batch.class_ids)
-        return _Losses(classification, classification, None)
-    explained = classifier(inputs, batch.class_ids)
-    explanation = explanation_loss(explained.attributions, batch.attribution_labels)
-    classification = classification_loss(explained.logits, batch.class_ids)
-    return _Losses(combined_loss(classification, explanation, alpha), classification, explanation)
+class _Objective(torch.nn.Module):
+    """The losses of a batch: one module, whose pass is all that a step takes gradients of."""
+
+    def __init__(self, classifier: SelfExplainingClassifier, alpha: float) -> None:
+        super().__init__()
+        self.classifier, self.alpha = classifier, alpha
+
+    def forward(self, inputs: Tensor, batch: Batch) -> _Losses:
+        if batch.attribution_labels is None:
+            classification = classification_loss(self.classifier.logits(inputs), batch.class_ids)
+            return _Losses(classification, classification, None)
+        explained = self.classifier(inputs, batch.class_ids)
+        explanation = explanation_loss(explained.attributions, batch.attribution_labels)
+        classification = classification_loss(explained.logits, batch.class_ids)
+        return _Losses(combined_loss(classification, explanation, self.alpha), classification, explanation)
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
@@ -173,12 +204,9 @@ def _state(
 
 
 def _resume(
-    checkpoint: Checkpoint, classifier: SelfExplainingClassifier, optimizer: torch.optim.Optimizer, history: list[Progress]
+    state: Mapping[str, Any], classifier: SelfExplainingClassifier, optimizer: torch.optim.Optimizer, history: list[Progress]
 ) -> int:
-    """Go back to the saved state, if there is one; returns the step to go on with."""
-    state = checkpoint.load()
-    if state is None:
-        return 0
+    """Go back to a saved state; returns the step to go on with."""
     classifier.visual.load_state_dict(state["visual"])
     restore_optimizer(optimizer, state["optimizer"])
     history.extend(Progress(**point) for point in state["history"])

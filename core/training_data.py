@@ -5,13 +5,59 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from core.model import Preprocessing
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's part of every batch: every `size`-th picture from that of its `rank` on. The default is all."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, index: Tensor) -> Tensor:
+        return index[self.rank :: self.size]
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch, or a worker's share of one. pixels uint8 [B, 3, S, S], class_ids [B], attribution_labels [B, M] or None."""
+
+    pixels: Tensor
+    class_ids: Tensor
+    attribution_labels: Tensor | None
+
+
+class BatchSource(Protocol):
+    """What a training takes its batches from: pictures at random (`TrainingData`) or shard by shard (`core.shard_stream.ShardStream`)."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether its batches have attribution labels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def without_labels(self) -> BatchSource: ...
+
+    def batches(
+        self, batch_size: int, total_steps: int, seed: int, start: int = 0, share: Share = WHOLE
+    ) -> Generator[Batch, None, None]:
+        """Each step's batch on the CPU from step `start` on: a function of seed and step alone. A thread asks for them; close it."""
+        ...
 
 
 class Pictures(Protocol):
@@ -55,14 +101,23 @@ class TrainingData:
     def __len__(self) -> int:
         return len(self.class_ids)
 
+    @property
+    def is_labelled(self) -> bool:
+        return self.attribution_labels is not None
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """A batch on the training's device. pixels uint8 [B, 3, S, S], class_ids [B], attribution_labels [B, M] or None."""
+    def without_labels(self) -> TrainingData:
+        return replace(self, attribution_labels=None)
 
-    pixels: Tensor
-    class_ids: Tensor
-    attribution_labels: Tensor | None
+    def batches(
+        self, batch_size: int, total_steps: int, seed: int, start: int = 0, share: Share = WHOLE
+    ) -> Generator[Batch, None, None]:
+        return self.take(share.of(index) for index in batches(len(self), batch_size, total_steps, seed, start))
+
+    def take(self, indices: Iterable[Tensor]) -> Generator[Batch, None, None]:
+        """The batches of some indices, each read when it is asked for."""
+        labels = self.attribution_labels
+        for index in indices:
+            yield Batch(self.pictures.gather(index), self.class_ids[index], None if labels is None else labels[index])
 
 
 def batches(num_pictures: int, batch_size: int, total_steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
@@ -78,31 +133,27 @@ def batches(num_pictures: int, batch_size: int, total_steps: int, seed: int, sta
         yield order[position * size : (position + 1) * size]
 
 
-def load_ahead(data: TrainingData, indices: Iterable[Tensor], device: torch.device) -> Generator[Batch, None, None]:
-    """The batches of some indices on the device; a thread reads and moves the next one while the caller works on the last."""
-    loader = _CudaLoader(data, device) if device.type == "cuda" else _Loader(data, device)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next batch") as thread:
-        loading: deque[Future[Batch]] = deque()
-        for index in indices:
-            loading.append(thread.submit(loader.load, index))
-            if len(loading) == 2:
-                yield loader.receive(loading.popleft().result())
-        while loading:
-            yield loader.receive(loading.popleft().result())
+def load_ahead(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
+    """Batches on the device; a thread reads and moves the next one while the caller works on the last. Closes `batches` at its end."""
+    loader = _CudaLoader(batches, device) if device.type == "cuda" else _Loader(batches, device)
+    with closing(batches), ThreadPoolExecutor(max_workers=1, thread_name_prefix="next batch") as thread:
+        loading: deque[Future[Batch | None]] = deque(thread.submit(loader.load) for _ in range(2))
+        while (batch := loading.popleft().result()) is not None:
+            yield loader.receive(batch)
+            loading.append(thread.submit(loader.load))
 
 
 class _Loader:
-    def __init__(self, data: TrainingData, device: torch.device) -> None:
-        self._data, self._device = data, device
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
 
-    def load(self, index: Tensor) -> Batch:
-        """Called in the thread."""
-        labels = self._data.attribution_labels
-        return Batch(
-            self._move(self._data.pictures.gather(index)),
-            self._move(self._data.class_ids[index]),
-            None if labels is None else self._move(labels[index]),
-        )
+    def load(self) -> Batch | None:
+        """The next batch, None at the end. Called in the thread."""
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        labels = batch.attribution_labels
+        return Batch(self._move(batch.pixels), self._move(batch.class_ids), None if labels is None else self._move(labels))
 
     def receive(self, batch: Batch) -> Batch:
         """Called where the batch is used, before it is."""
@@ -115,13 +166,13 @@ class _Loader:
 class _CudaLoader(_Loader):
     """Copies from pinned memory on a stream of its own, which the step's stream waits for."""
 
-    def __init__(self, data: TrainingData, device: torch.device) -> None:
-        super().__init__(data, device)
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        super().__init__(batches, device)
         self._stream = torch.cuda.Stream(device)
 
-    def load(self, index: Tensor) -> Batch:
+    def load(self) -> Batch | None:
         with torch.cuda.stream(self._stream):
-            return super().load(index)
+            return super().load()
 
     def receive(self, batch: Batch) -> Batch:
         # All copies that were begun so far: this batch's are among them, the next one's may be. Both are short beside a step.

@@ -22,7 +22,7 @@ from core.model import Base, SelfExplainingClassifier, load_base
 # both groups, and the other tests, side by side.
 GROUPS = {
     "engines": ("test_quality.py", "test_end_to_end.py", "test_own_image_sets"),
-    "losses": ("test_label_kills.py", "test_cluster_of_nodes.py"),
+    "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py"),
 }
 
 

@@ -18,7 +18,7 @@ from core.shapley.estimators import ESTIMATORS
 from sweep import run as command_line
 from sweep.commands import all_pairs
 from sweep.commands.label_export import LabelExport
-from sweep.experiment.config import SweepConfig
+from sweep.experiment.config import ConfigError, SweepConfig
 
 THREE = ["--suite", "miniature", "--domains", "cars", "textures", "scenes"]
 
@@ -198,6 +198,15 @@ def test_sources_targets_and_labels_reach_the_configuration():
     assert [domain.labels for domain in chosen.domains] == ["somewhere", None, None]
     one = config(*THREE, "--sources", "cars", "--targets", "textures")
     assert [domain.name for domain in one.used_domains] == ["cars", "textures"]
+
+
+def test_workers_share_the_models_of_diverse_sources_alone():
+    many = config(*THREE, "--sources", "others", "cars", "--workers-per-model", "4")
+    assert {pair.source.name: many.recipe_of(pair.source).workers_per_model for pair in many.pairs} == {"others": 4, "cars": 1}
+    with pytest.raises(ConfigError, match="trains none: leave it out"):
+        config(*THREE, "--sources", "cars", "--workers-per-model", "4")
+    with pytest.raises(ConfigError, match="make the batch size a multiple"):
+        config(*THREE, "--sources", "others", "--workers-per-model", "3", "--batch-size", "32")
 
 
 def test_an_estimator_that_learns_reaches_every_split():

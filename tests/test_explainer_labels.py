@@ -69,7 +69,7 @@ def test_models_are_trained_on_them_and_scored_against_shapley_values(labelled):
     assert graph.prediction_only(alone("clean_digits")).key == plain.prediction_only(alone("clean_digits")).key
     mine, theirs = graph.self_explaining(alone("clean_digits"), 0.5), plain.self_explaining(alone("clean_digits"), 0.5)
     assert mine.key != theirs.key
-    training = mine._data(store)
+    training = mine.training_data(store)
     np.testing.assert_array_equal(training.attribution_labels.numpy(), graph.labels("clean_digits", "train").attributions(store))
 
 

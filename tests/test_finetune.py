@@ -163,7 +163,7 @@ def test_batches_are_loaded_in_order_and_one_ahead(data):
             return super().gather(index)
 
     order = list(batches(24, 8, 5, seed=0))
-    loaded = load_ahead(replace(data, pictures=Watched(data.pictures.pixels)), order, torch.device("cpu"))
+    loaded = load_ahead(replace(data, pictures=Watched(data.pictures.pixels)).take(order), torch.device("cpu"))
     for i, index in enumerate(order):
         batch = next(loaded)
         assert len(asked) <= i + 2

@@ -143,3 +143,49 @@ def test_a_limit_that_is_no_size_is_refused_with_the_fix(tmp_path, monkeypatch, 
     monkeypatch.setenv("EXPLAINABILITY_SWEEP_CACHE_GB", text)
     with pytest.raises(StoreError, match="EXPLAINABILITY_SWEEP_CACHE_GB is .*give gigabytes"):
         Store(str(tmp_path))
+
+
+def borrow(cache: NodeCache, content: bytes, downloads: list[bytes]):
+    def download(path: Path) -> None:
+        path.write_bytes(content)
+        downloads.append(content)
+
+    return cache.borrowed("f", len(content), sha256(content).hexdigest(), download, Holder())
+
+
+def test_a_borrowed_copy_goes_with_its_last_borrower(tmp_path):
+    """Two borrowers, as processes are: each opens the lock for itself."""
+    one, other, downloads = NodeCache(tmp_path), NodeCache(tmp_path), []
+    with borrow(one, b"once", downloads) as path:
+        with borrow(other, b"once", downloads) as same:
+            assert same == path and path.read_bytes() == b"once"
+        assert path.exists()
+    assert not path.exists() and downloads == [b"once"]
+    with pytest.raises(RuntimeError, match="of the borrower"), borrow(one, b"once", downloads):
+        raise RuntimeError("of the borrower")
+    assert not path.exists() and downloads == [b"once", b"once"]
+
+
+def test_what_is_kept_anyway_is_borrowed_and_stays(tmp_path):
+    cache, downloads, holder = NodeCache(tmp_path), [], Holder()
+    kept = fetch(cache, b"kept", holder)
+    with borrow(cache, b"kept", downloads) as path:
+        assert path == kept
+    assert kept.exists() and not downloads
+
+
+def test_a_copy_whose_borrower_was_killed_makes_room_when_it_is_old(tmp_path):
+    cache, downloads = NodeCache(tmp_path, limit_gb=15e-9), []
+    left = tmp_path / "borrowed" / sha256(b"left behind").hexdigest() / "f"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"left behind")
+    with borrow(cache, b"left behind", downloads) as path:
+        assert path == left and not downloads
+        old = time.time() - RECENT_S - 1
+        os.utime(left, (old, old))
+        fetch(cache, b"another", Holder())
+        assert left.exists()  # somebody has it
+    left.write_bytes(b"left behind")
+    os.utime(left, (old, old))
+    fetch(cache, b"a third", Holder())
+    assert not left.exists()

@@ -108,6 +108,15 @@ class PictureShards:
         """The pictures start .. stop - 1. -> uint8 [stop - start, 3, S, S]"""
         return self.gather(torch.arange(start, stop))
 
+    def read_ahead(self) -> list[int]:
+        """Have the system read all files into its cache, each from one end to the other, and go on meanwhile.
+
+        Returns the index of each file's first picture. What is then taken at random does not wait for a disk that seeks.
+        """
+        for number in range(len(self.paths) if hasattr(os, "posix_fadvise") else 0):  # macOS has none
+            os.posix_fadvise(self._shard(number).descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        return self._layout.starts[:-1]
+
     @cached_property
     def _layout(self) -> _Layout:
         shards = [self._shard(i) for i in range(len(self.paths))]

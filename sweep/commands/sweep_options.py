@@ -70,21 +70,31 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         validation_share=options.validation_share,
         seed=options.seed,
     )
-    diverse = config.diverse_recipe
-    return changed(
+    recipe, diverse = _changed_recipe(config.recipe, options, options.num_steps), config.diverse_recipe
+    if diverse is not None:
+        diverse = _changed_recipe(diverse, options, options.num_source_steps)
+    if options.workers_per_model is not None:
+        diverse = changed(diverse or recipe, workers_per_model=options.workers_per_model)
+    found: SweepConfig = changed(
         config,
         base=options.base,
         device=options.device,
         search=search,
         labels=labels,
-        recipe=_changed_recipe(config.recipe, options, options.num_steps),
-        diverse_recipe=None if diverse is None else _changed_recipe(diverse, options, options.num_source_steps),
+        recipe=recipe,
+        diverse_recipe=diverse,
         data=data,
         domains=tuple(_with_seed(domain, options) for domain in config.domains),
         head=options.head,
         sources=tuple(options.sources) if options.sources else None,
         targets=tuple(options.targets) if options.targets else None,
     )
+    if (options.workers_per_model or 1) > 1 and all(found.recipe_of(pair.source).workers_per_model == 1 for pair in found.pairs):
+        raise ConfigError(
+            "--workers-per-model is for models of several domains, and of sources that are no target, and this sweep trains none: leave it "
+            "out"
+        )
+    return found
 
 
 def _changed_recipe(recipe: Recipe, options: argparse.Namespace, num_steps: int | None) -> Recipe:
@@ -261,6 +271,12 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     data.add_argument("--epochs", type=int)
     data.add_argument("--num-steps", type=int)
     data.add_argument("--num-source-steps", type=int, help="of sources that are several domains or no target, where the suite says so")
+    data.add_argument(
+        "--workers-per-model",
+        type=int,
+        help="workers that share every batch of a model of several domains, or of a source that is no target (default: 1; all other models "
+        "are trained side by side)",
+    )
     data.add_argument("--head", choices=HEAD_KINDS, help="how attributions are read off patch tokens: the paper's, or meeting efficiency")
     data.add_argument("--learning-rate", type=float)
     data.add_argument("--batch-size", type=int)

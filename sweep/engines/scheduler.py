@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from sweep.engines import interruption
 from sweep.engines.cluster import Workers
 from sweep.engines.job import OnDone, Work
+from sweep.experiment.config import ConfigError
 from sweep.store.artifacts import Store
 
 Engine = Callable[[Sequence[Work], Store, Workers, OnDone], None]
@@ -41,8 +42,15 @@ def missing(targets: Sequence[Work], store: Store) -> list[Work]:
 
 
 def run_missing(targets: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
-    """Compute what is missing of the targets. An error ends it; what is published stays."""
+    """Compute what is missing of the targets. An error ends it; what is published stays.
+
+    Raises ConfigError, before anything runs, for a model of more workers than there are: it would never begin.
+    """
     pending = {work.key: work for work in missing(targets, store)}
+    most = max((work.num_workers for work in pending.values()), default=1)
+    if most > workers.number:
+        fix = f"give --workers {most}, or fewer --workers-per-model"
+        raise ConfigError(f"{most} workers are to train a model together and there are {workers.number}: {fix}")
     while pending:
         ready = [work for work in pending.values() if not any(other.key in pending for other in work.inputs)]
         name = next(name for name in ORDER if any(work.engine == name for work in ready))

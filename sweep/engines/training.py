@@ -3,6 +3,9 @@
 On a cluster a fit has one worker: one fit over all of them would start when all are there, restart all when one is lost, and hold all until
 the last is done. So work goes on with whatever there is, a lost node costs what its model has not checkpointed, and a worker that
 finds nothing to do gives its GPU back. On one machine, where nodes are not lost, one fit of all workers starts quicker.
+
+A model that several workers train together is one fit of that many: it begins when they are free, and all begin again where one is lost.
+Checkpoints and the model go to the store, not through Ray Train, so that no worker has anything to report to it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.engines import interruption
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Outcome, Work, attempt
+from sweep.engines.job import OnDone, Outcome, Work, attempt, attempt_together
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
 
@@ -80,15 +83,23 @@ class _Trainings:
                 raise outcome.error
 
     def _start_fits(self) -> None:
-        """As many workers as there is work for that nobody has begun."""
-        num_idle = min(self._workers.number, len(self._missing)) - sum(fit.num_workers for fit in self._fits)
+        """As many workers as there is work for that nobody has begun; first for models of several, which are the long ones."""
+        num_idle = self._workers.number - sum(fit.num_workers for fit in self._fits)
+        for work in self._missing.values():
+            if 1 < work.num_workers <= num_idle and not self._is_begun(work):
+                self._fits.append(_Fit(work.num_workers, [work], self._store, self._workers))
+                num_idle -= work.num_workers
+        alone = [work for work in self._missing.values() if work.num_workers == 1]
+        num_idle = min(num_idle, len(alone) - sum(fit.num_workers for fit in self._fits if not fit.is_together))
         if num_idle <= 0:
             return
-        free = [work for work in self._missing.values() if not self._store.is_claimed(work.key)]
-        num_workers = min(num_idle, len(free))
+        num_workers = min(num_idle, sum(not self._store.is_claimed(work.key) for work in alone))
         size = num_workers if self._workers.is_one_machine else 1
         for _ in range(num_workers // max(1, size)):
-            self._fits.append(_Fit(size, list(self._missing.values()), self._store, self._workers))
+            self._fits.append(_Fit(size, alone, self._store, self._workers))
+
+    def _is_begun(self, work: Work) -> bool:
+        return any(fit.is_together and work in fit.works for fit in self._fits) or self._store.is_claimed(work.key)
 
 
 class _Trainer(TorchTrainer):
@@ -106,10 +117,15 @@ class _Fit:
     """One fit, in a task beside the driver: in a thread of the driver it would stand in the way of Ctrl-C."""
 
     def __init__(self, num_workers: int, works: list[Work], store: Store, workers: Workers) -> None:
-        self.num_workers = num_workers
+        self.num_workers, self.works = num_workers, works
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         task = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
         self._reference = task.remote(num_workers, works, store, workers)
+
+    @property
+    def is_together(self) -> bool:
+        """Whether its workers train one model."""
+        return self.works[0].num_workers > 1
 
     @property
     def is_running(self) -> bool:
@@ -154,9 +170,14 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
 
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """Train one model after the other until nothing is left that nobody holds."""
+    """Train one model after the other until nothing is left that nobody holds; or the one that all workers train together."""
     store, pending = config["store"], list(config["works"])
     torch.set_num_threads(config["threads"])
+    if pending[0].num_workers > 1:
+        outcome = attempt_together(pending[0], store)
+        if outcome.error is not None:
+            raise outcome.error
+        return
     found_nothing_s = 0.0
     while pending and found_nothing_s < WAIT_S:
         held = []

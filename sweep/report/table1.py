@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from core.statistics.comparison import not_worse_than_best
 
 from core.metrics import SCORE_NAMED
+from core.statistics.comparison import not_worse_than_best
 from sweep.report.result import SweepResult
 from sweep.report.tables import chosen_pairs, reference_scores
 
@@ -84,7 +84,8 @@ def table1(result: SweepResult) -> pd.DataFrame:
             for row in ROWS:
                 found = values[row.model][~np.isnan(values[row.model])]
                 sd = float(found.std(ddof=1)) if len(found) > 1 else math.nan
-                rows.append((source, row.model, score, means.get(row.model, math.nan), sd, len(found), row.model == best, row.model in alike))
+                mean = means.get(row.model, math.nan)
+                rows.append((source, row.model, score, mean, sd, len(found), row.model == best, row.model in alike))
     return pd.DataFrame(rows, columns=list(TABLE1_COLUMNS))
 
 

@@ -56,7 +56,7 @@ class ExplainerScores(Stage):
         scales: dict[str, float] = {}
         for name, explainer in EXPLAINERS.items():
             scales[name] = validation.map_scale(COSINE, _maps(explainer, classifier, validation))
-            scores[name] = test.map_scores(scales[name] * _maps(explainer, classifier, test), accuracy)
+            scores[name] = {**test.map_scores(scales[name] * _maps(explainer, classifier, test)), "accuracy": accuracy}
         (directory / "scores.json").write_text(json.dumps(scores))
         return {"scales": scales}
 

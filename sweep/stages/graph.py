@@ -33,6 +33,7 @@ from sweep.stages.labels import LabelSet, LabelShard, batch_size_of, shard_range
 from sweep.stages.learned import Lesson, make_learned
 from sweep.stages.models import Classifier, FineTuned
 from sweep.stages.pairs import PairSearch, Transfer
+from sweep.stages.picture_stream import stream_window
 from sweep.stages.pictures import Pictures, make_pictures
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
@@ -84,18 +85,20 @@ class SweepGraph:
         return self._finetuned(source, alpha)
 
     def _finetuned(self, source: Source, alpha: float) -> FineTuned:
+        pictures = tuple(self.pictures(part) for part in source.parts)
         return self._once(
             ("finetune", source, alpha),
             lambda: FineTuned(
                 source.name,
                 self.base,
-                tuple(self.pictures(part) for part in source.parts),
+                pictures,
                 tuple(self.head(part) for part in source.parts),
                 tuple(self.labels(part, "train") for part in source.parts) if alpha < 1.0 else (),
                 self.config.recipe_of(source),
                 float(alpha),
                 self.config.attribution_head,
                 self.config.device,
+                stream_window(pictures, self.base.preprocessing),
             ),
         )
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from core.games.attribution_labels import AttributionLabels, LabelSettings
 from sweep.experiment.config import ConfigError
 from sweep.stages.brought_labels import BroughtLabels
-from sweep.stages.label_files import read_labels, write_labels
+from sweep.stages.label_files import AttributionRanges, count_labels, read_labels, write_labels
 from sweep.stages.labels import MEAN_MAP, LabelMeans, LabelSet
 from sweep.stages.pictures import Pictures
 from sweep.stages.stage import ChildRun, Stage
-from sweep.store.artifacts import Store
+from sweep.store.artifacts import Artifact, Store
 from sweep.store.files import FileTree
 
 SETTINGS = "labels.json"
@@ -178,9 +178,18 @@ class ImportedLabels(LabelSet):
     def attributions(self, store: Store) -> NDArray[np.float32]:
         return super().attributions(store)[np.argsort(self._as_read(store), kind="stable")]
 
+    def attributions_by_range(self, store: Store) -> AttributionRanges:
+        artifact = self.artifact(store)
+        counts = [count_labels(path) for path in self._files(store)]
+        files = tuple((artifact, name) for name in self._names(artifact))
+        return AttributionRanges(files, np.cumsum([0, *counts]), np.argsort(self._as_read(store), kind="stable"))
+
     def _files(self, store: Store) -> list[Path]:
         artifact = self.artifact(store)
-        return [artifact.path(name) for name in sorted(artifact.manifest["files"]) if name.startswith("labels-")]
+        return [artifact.path(name) for name in self._names(artifact)]
+
+    def _names(self, artifact: Artifact) -> list[str]:
+        return [name for name in sorted(artifact.manifest["files"]) if name.startswith("labels-")]
 
     def rows(self, store: Store) -> NDArray[np.int64]:
         return np.sort(self._as_read(store))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from core.games.attribution_labels import AttributionLabels
+from sweep.store.artifacts import Artifact
 
 METADATA_KEY = "attribution_labels"
 
@@ -60,6 +61,40 @@ def read_attributions(file: Path | BinaryIO) -> NDArray[np.float32]:
     """The attributions of a file alone. [N, M]"""
     column = pq.read_table(file, columns=["attributions"])["attributions"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+
+
+def count_labels(file: Path | BinaryIO) -> int:
+    """Labels of a file, by its footer."""
+    return pq.read_metadata(file).num_rows
+
+
+@dataclass(frozen=True, eq=False)
+class AttributionRanges:
+    """The attributions of N labels in several files, read a range at a time.
+
+    files: artifact and name of each, in their order. starts: number of the first label of each, and of the end. order [N]: which of the
+    files' labels come first, second and so on; None: as they stand.
+    """
+
+    files: tuple[tuple[Artifact, str], ...]
+    starts: NDArray[np.int64]
+    order: NDArray[np.int64] | None = None
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The attributions start .. stop - 1, from the files that hold them. [stop - start, M]"""
+        wanted = np.arange(start, stop) if self.order is None else self.order[start:stop]
+        file_of = np.searchsorted(self.starts, wanted, side="right") - 1
+        found: NDArray[np.float32] | None = None
+        for number in np.unique(file_of).tolist():
+            artifact, name = self.files[number]
+            with artifact.borrowed(name) as path:
+                attributions = read_attributions(path)
+            here = file_of == number
+            if found is None:
+                found = np.empty((len(wanted), attributions.shape[1]), dtype=np.float32)
+            found[here] = attributions[wanted[here] - self.starts[number]]
+        assert found is not None, "an empty range of labels"
+        return found
 
 
 def read_provenance(file: Path | BinaryIO) -> dict[str, Any]:

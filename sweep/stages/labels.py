@@ -17,7 +17,7 @@ from core.games.attribution_labels import AttributionLabels, Labeller, LabelSett
 from core.model import Preprocessing
 from sweep.experiment.config import Device
 from sweep.stages.domains import Split
-from sweep.stages.label_files import read_attributions, read_labels, read_provenance, write_labels
+from sweep.stages.label_files import AttributionRanges, read_attributions, read_labels, read_provenance, write_labels
 from sweep.stages.label_pictures import PictureRange
 from sweep.stages.learned import Learned
 from sweep.stages.models import Classifier
@@ -251,6 +251,12 @@ class LabelSet(Stage):
     def attributions(self, store: Store) -> NDArray[np.float32]:
         """Those of all labels, in their order, and nothing else of them: what a training holds in memory. [N, M]"""
         return np.concatenate([read_attributions(path) for path in self._files(store)])
+
+    def attributions_by_range(self, store: Store) -> AttributionRanges:
+        """`attributions`, to be read a part at a time."""
+        artifacts = [shard.artifact(store) for shard in self.shards]
+        counts = [artifact.manifest["meta"]["num_pictures"] for artifact in artifacts]
+        return AttributionRanges(tuple((artifact, LABELS) for artifact in artifacts), np.cumsum([0, *counts]))
 
     def _files(self, store: Store) -> list[Path]:
         return [shard.artifact(store).path(LABELS) for shard in self.shards]

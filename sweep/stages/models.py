@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from core.attribution_head import COSINE, AttributionHead
 from core.data.picture_shards import PictureShards
-from core.finetune import Recipe, TrainingData, finetune
+from core.data_parallel import DataParallel
+from core.finetune import Recipe, finetune
 from core.model import SelfExplainingClassifier
+from core.training_data import BatchSource, TrainingData
 from sweep.experiment.config import ConfigError, Device
 from sweep.stages.base import BaseFacts
 from sweep.stages.heads import TextHead, load_heads
+from sweep.stages.picture_stream import picture_stream
 from sweep.stages.pictures import Pictures
 from sweep.stages.stage import Stage
 from sweep.store.artifacts import Artifact, Store
@@ -35,8 +39,9 @@ WEIGHTS = "visual.safetensors"
 class FineTuned(Stage):
     """Weights fine-tuned by eq. 4 on one domain's pictures, or on several domains' side by side.
 
-    labels: of each domain's train split, where alpha < 1; a picture without one is left out. A killed training continues from its last
-    checkpoint, on whatever node.
+    labels: of each domain's train split, where alpha < 1; a picture without one is left out. window: shards that are shuffled together
+    where the pictures are streamed; None shuffles all, which reads at random. A killed training continues from its last checkpoint, on
+    whatever node.
     """
 
     kind = "finetune"
@@ -54,6 +59,7 @@ class FineTuned(Stage):
     alpha: float
     attribution_head: AttributionHead
     device: Device
+    window: int | None = None
 
     @property
     def name(self) -> str:
@@ -61,8 +67,13 @@ class FineTuned(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        settings = {"base": self.base.fingerprint, "recipe": asdict(self.recipe), "alpha": float(self.alpha), "device": self.device}
-        return settings if self.alpha == 1.0 else {**settings, "head": asdict(self.attribution_head)}
+        recipe = asdict(self.recipe)
+        if self.num_workers == 1:
+            del recipe["workers_per_model"]  # several change the last digits, which training spreads
+        settings = {"base": self.base.fingerprint, "recipe": recipe, "alpha": float(self.alpha), "device": self.device}
+        order = {} if self.window is None else {"window": self.window}
+        head = {} if self.alpha == 1.0 else {"head": asdict(self.attribution_head)}
+        return {**settings, **order, **head}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -73,23 +84,35 @@ class FineTuned(Stage):
         number = sum(pictures.domain.count("train") for pictures in self.pictures)
         return float(self.recipe.total_steps(number) * self.recipe.batch_size)
 
+    @property
+    def num_workers(self) -> int:
+        return self.recipe.workers_per_model
+
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        """By all of the model's workers, which have joined torch's process group if there are several; the first one writes."""
+        workers = DataParallel.joined() if self.num_workers > 1 else None
+        assert workers is None or workers.share.size == self.num_workers
         data = self.training_data(store)
         classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head).to(self.device)
         with store.checkpoint(self.key) as checkpoint:
-            history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint)
+            history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint, workers=workers)
+        if workers is not None and not workers.is_first:
+            return {}
         save_file({k: v.contiguous().cpu() for k, v in classifier.visual.state_dict().items()}, directory / WEIGHTS)
         (directory / "history.json").write_text(json.dumps([asdict(point) for point in history]))
         return {"num_pictures": len(data), "final_loss": history[-1].loss}
 
-    def publish(self, store: Store, wait: bool = True) -> Artifact | None:
-        artifact = super().publish(store, wait)
+    def publish(self, store: Store, wait: bool = True, on_begin: Callable[[], None] | None = None) -> Artifact | None:
+        artifact = super().publish(store, wait, on_begin)
         if artifact is not None:  # not before: a training that is killed between its end and this would begin anew
             store.checkpoint(self.key).remove()
         return artifact
 
-    def training_data(self, store: Store) -> TrainingData:
+    def training_data(self, store: Store) -> BatchSource:
         """Pictures of all parts; classes of the later parts follow those of the first."""
+        if self.window is not None:
+            num_classes_of = [len(head.class_names) for head in self.heads]
+            return picture_stream(store, self.pictures, num_classes_of, self.labels, self.base.preprocessing, self.window)
         paths: list[Path] = []
         rows, class_ids, labels = [], [], []
         num_rows, num_classes = 0, 0

@@ -105,8 +105,8 @@ class SideHeadScores(Stage):
         classifier = self.side_head.classifier.load(store)
         evaluator = SplitEvaluator(store, model.pictures, model.test, model.preprocessing, model.device)
         maps = np.concatenate([side_head.maps(classifier, *batch).float().cpu().numpy() for batch in evaluator.labelled()])
-        scores = evaluator.map_scores(maps, model.load(store, "test")["accuracy"])
-        (directory / "scores.json").write_text(json.dumps(dict(scores)))
+        scores = {**evaluator.map_scores(maps), "accuracy": model.load(store, "test")["accuracy"]}
+        (directory / "scores.json").write_text(json.dumps(scores))
 
     def load(self, store: Store) -> Scores:
         """On test."""

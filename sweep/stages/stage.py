@@ -7,10 +7,11 @@ which one runs it, and `engines` runs whatever has a `publish`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 from sweep.store.artifacts import Artifact, Store, artifact_key
@@ -89,14 +90,33 @@ class Stage(ABC):
         """How long it takes beside others of its kind: the longest are begun first."""
         return 1.0
 
-    def publish(self, store: Store, wait: bool = True) -> Artifact | None:
-        """The artifact, computed if it does not exist. None with wait=False while another process computes it."""
+    @property
+    def num_workers(self) -> int:
+        """Workers that compute it together (`assist`)."""
+        return 1
+
+    def assist(self, store: Store) -> None:
+        """What each further worker does while the first one computes: the same, into a directory that nobody keeps."""
+        with TemporaryDirectory() as directory:
+            self.compute(store, Path(directory))
+
+    def publish(self, store: Store, wait: bool = True, on_begin: Callable[[], None] | None = None) -> Artifact | None:
+        """The artifact, computed if it does not exist. None with wait=False while another process computes it.
+
+        on_begin: called when it is this process that computes it, before it does.
+        """
+
+        def compute(directory: Path) -> Mapping[str, Any] | None:
+            if on_begin is not None:
+                on_begin()
+            return self.compute(store, directory)
+
         return store.get_or_compute(
             self.key,
             stage=self.kind,
             params={"name": self.name, **self.params},
             inputs=[stage.key for stage in self.inputs],
-            compute=lambda directory: self.compute(store, directory),
+            compute=compute,
             wait=wait,
         )
 

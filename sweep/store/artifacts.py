@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,12 @@ class Artifact:
         Open it while this artifact lives, or ask again: with a limit on the node's cache, copies that nobody holds are removed.
         """
         return self._store._local_file(self, name)
+
+    @contextlib.contextmanager
+    def borrowed(self, name: str) -> Iterator[Path]:
+        """`path` for what is read once and in turn: of a remote store, a copy that goes at the end of the `with` if nobody else has it."""
+        with self._store._borrowed_file(self, name) as path:
+            yield path
 
     def location(self, name: str) -> str:
         """Where one of the files lies, for people and the record: a path, or a URL without credentials."""
@@ -245,18 +251,33 @@ class Store:
             raise self._damaged(key, MANIFEST) from error
 
     def _local_file(self, artifact: Artifact, name: str) -> Path:
-        key, manifest = artifact.key, artifact.manifest
-        if name not in manifest["files"]:
-            raise StoreError(f"artifact {key} has no file {name!r}; it has {', '.join(manifest['files'])}")
-        place = _place_of(key, name, manifest)
+        place, size, sha256 = self._whereabouts(artifact, name)
         if self.is_local:
             return Path(self._files.place(place))
-        facts = manifest["files"][name]
-
         try:
-            return self._cache.copy(name, facts["size"], facts["sha256"], lambda copy: self._files.download(place, copy), artifact)
+            return self._cache.copy(name, size, sha256, lambda copy: self._files.download(place, copy), artifact)
         except (FileNotFoundError, ChecksumError):
-            raise self._damaged(key, name) from None
+            raise self._damaged(artifact.key, name) from None
+
+    @contextlib.contextmanager
+    def _borrowed_file(self, artifact: Artifact, name: str) -> Iterator[Path]:
+        place, size, sha256 = self._whereabouts(artifact, name)
+        with contextlib.ExitStack() as stack:
+            try:
+                path = Path(self._files.place(place))
+                if not self.is_local:
+                    borrowed = self._cache.borrowed(name, size, sha256, lambda copy: self._files.download(place, copy), artifact)
+                    path = stack.enter_context(borrowed)
+            except (FileNotFoundError, ChecksumError):
+                raise self._damaged(artifact.key, name) from None
+            yield path
+
+    def _whereabouts(self, artifact: Artifact, name: str) -> tuple[str, int, str]:
+        """Place below the root, size and checksum of one of an artifact's files."""
+        files = artifact.manifest["files"]
+        if name not in files:
+            raise StoreError(f"artifact {artifact.key} has no file {name!r}; it has {', '.join(files)}")
+        return _place_of(artifact.key, name, artifact.manifest), files[name]["size"], files[name]["sha256"]
 
     def _damaged(self, key: str, name: str) -> StoreError:
         return StoreError(

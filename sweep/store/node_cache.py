@@ -3,6 +3,7 @@
 A lock (flock) on a file of the content's checksum keeps others waiting while one downloads; the kernel releases it when its holder dies.
 With a limit the least recently used copies go before a download. A copy stays while an artifact that handed it out lives in this process,
 and for ten minutes after any process last asked for it; what is open or memory-mapped stays readable even without its name.
+A borrowed copy goes with its last borrower: of what is read once and in turn, a node never holds much.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class NodeCache:
 
     def __init__(self, directory: Path, limit_gb: float | None = None) -> None:
         self._files = directory / "files"
+        self._borrowed = directory / "borrowed"
         self._locks = directory / "locks"
         self._limit_bytes = None if limit_gb is None else limit_gb * 1e9
 
@@ -70,9 +72,37 @@ class NodeCache:
         _held[path, id(holder)] = holder
         return path
 
+    @contextlib.contextmanager
+    def borrowed(self, name: str, size: int, sha256: str, download: Callable[[Path], None], holder: object) -> Iterator[Path]:
+        """A copy for the time of a `with`; it is removed at the end unless another process has borrowed it, or `copy` had it anyway.
+
+        Raises ChecksumError, and whatever `download` raises.
+        """
+        kept = self._files / sha256 / name
+        with self._locked(sha256, fcntl.LOCK_SH):
+            is_kept = self._touch(kept, size)
+        if is_kept:
+            _held[kept, id(holder)] = holder
+            yield kept
+            return
+        path, lock = self._borrowed / sha256 / name, f"{sha256}.borrowed"
+        with self._locked(lock, fcntl.LOCK_SH) as descriptor:
+            while not self._touch(path, size):  # a lock that changes its kind is let go meanwhile, and the copy may be removed then
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if not self._touch(path, size):
+                    self._make_room(size)
+                    self._fetch(path, sha256, download)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            try:
+                yield path
+            finally:
+                with contextlib.suppress(BlockingIOError):  # another process has it: the last one removes it
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+
     def _fetch(self, path: Path, sha256: str, download: Callable[[Path], None]) -> None:
         # One name for all that try: the lock is ours, so that what is there was left by one who died.
-        unfinished = self._files / f"{sha256}.unfinished"
+        unfinished = path.parent.with_name(f"{sha256}.unfinished")
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         try:
             download(unfinished)
@@ -107,15 +137,16 @@ class NodeCache:
                 total -= copy_size
 
     def _copies(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self._files.glob("*/**/*"):
+        for path in (*self._files.glob("*/**/*"), *self._borrowed.glob("*/**/*")):
             with contextlib.suppress(OSError):  # gone meanwhile
                 if path.is_file():
                     yield path, path.stat()
 
     def _evict(self, path: Path) -> bool:
-        sha256 = path.relative_to(self._files).parts[0]
+        is_borrowed = path.is_relative_to(self._borrowed)
+        sha256 = path.relative_to(self._borrowed if is_borrowed else self._files).parts[0]
         try:
-            with self._locked(sha256, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with self._locked(f"{sha256}.borrowed" if is_borrowed else sha256, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 if time.time() - path.stat().st_atime < RECENT_S:
                     return False
                 path.unlink()
@@ -124,11 +155,11 @@ class NodeCache:
             return False
 
     @contextlib.contextmanager
-    def _locked(self, sha256: str, how: int) -> Iterator[None]:
+    def _locked(self, name: str, how: int) -> Iterator[int]:
         self._locks.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._locks / sha256, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self._locks / name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, how)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)  # releases the lock

@@ -1,0 +1,57 @@
+"""A model of several workers on Ray Train: one fit, one artifact, the loss curve of one worker; beside models of one worker each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import psutil
+import pytest
+from in_process import compute, graph_of
+from test_stages import DIGITS, SMALL
+
+from sweep.commands.options import Places
+from sweep.commands.session import Session
+from sweep.engines.cluster import Workers
+from sweep.engines.scheduler import run_missing
+from sweep.experiment.config import ConfigError
+from sweep.experiment.sources import Source
+from sweep.stages.graph import alone
+from sweep.store.artifacts import Store
+
+UNION = Source("digits", ("clean_digits", "street_digits"))
+ARGUMENTS = [*DIGITS, *SMALL, "--batch-size", "8", "--num-source-steps", "60"]
+
+
+def test_two_workers_train_one_model_on_ray(tmp_path):
+    """Both workers read the stream of shards; the first one publishes. What waits for it is trained by one worker each."""
+    store = Store(str(tmp_path / "store"))
+    graph = graph_of(store, *ARGUMENTS)
+    one = replace(graph.self_explaining(UNION, 0.5), window=1)
+    two = replace(one, recipe=replace(one.recipe, workers_per_model=2))
+    others = [graph.self_explaining(alone(domain), 0.5) for domain in UNION.parts]
+    compute(store, *one.inputs)
+    done = []
+    with Session(store, Places(num_workers=2, threads_per_worker=1), "cpu") as session:
+        session.compute([*others, two], done.append)
+        assert {work.key for work in done} == {work.key for work in (*others, two)}
+        assert [work.num_workers for work in done].count(2) == 1
+        failing = replace(two, recipe=replace(two.recipe, learning_rate=1e30))
+        with pytest.raises(FloatingPointError, match="lower the learning rate"):
+            session.compute([failing], done.append)
+    assert not [p for p in psutil.Process().children(recursive=True) if "TrainWorker" in " ".join(p.cmdline())]
+    compute(store, one)
+    losses = [[point["loss"] for point in model.history(store)] for model in (one, two)]
+    assert one.key != two.key and len(losses[0]) == 60
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # 60 steps of AdamW spread what float32 sums differ by, 1e-7
+    assert two.artifact(store).manifest["meta"]["num_pictures"] == 22
+    assert store.checkpoint(two.key).load() is None
+
+
+def test_more_workers_than_there_are_is_refused_at_once(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    model = graph_of(store, *ARGUMENTS).prediction_only(UNION)
+    large = replace(model, recipe=replace(model.recipe, workers_per_model=4))
+    assert large.key != model.key and "workers_per_model" not in model.params["recipe"]
+    with pytest.raises(ConfigError, match="give --workers 4"):
+        run_missing([large], store, Workers(2, 0.0, 1, 2, is_one_machine=True), lambda work: None)
+    assert store.keys("finetune") == []
