@@ -81,7 +81,7 @@ def test_a_cell_opens_its_pair_with_curves_and_keys_of_its_artifacts(page):
     source, target = pair["source_domain"], pair["target_domain"]
     assert page.evaluate("document.getElementById('pair').open")
     assert page.evaluate("document.getElementById('pair-title').textContent") == f"{source} → {target}"
-    titles = page.evaluate("[...document.querySelectorAll('#pair .chart figcaption')].map((title) => title.textContent)")
+    titles = page.evaluate("[...document.querySelectorAll('#pair .chart figcaption')].map((title) => title.firstChild.textContent)")
     assert titles == [f"{score} over lambda2" for score in ("accuracy", "E-RMSE", "correlation", "IoU@10")] + [
         "Pareto front: E-RMSE against accuracy"
     ]
