@@ -1,4 +1,4 @@
-"""report.html in a real browser: it opens without an error and asks for nothing, and its switch, cells, slider and keys do what they say."""
+"""report.html in a real browser: it opens without an error and asks for nothing, and switch, cells, slider and keys do what they say."""
 
 import chromium
 import pandas as pd

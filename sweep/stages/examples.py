@@ -34,8 +34,8 @@ class Examples(Stage):
     """The first labelled test pictures of a target (the first, not picked) with every model's attributions.
 
     `transferred` is the target's pair with the smallest E-RMSE on the split that points are chosen on; `supervised` is at that pair's
-    alpha. Of every pair that transfers to the target the maps of some evaluated points are kept: those at its chosen alpha, and lambda2 = 0,
-    where alpha says nothing.
+    alpha. Of every pair that transfers to the target the maps of some evaluated points are kept: those at its chosen alpha, and
+    lambda2 = 0, where alpha says nothing.
     """
 
     kind = "examples"

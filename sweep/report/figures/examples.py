@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from core.metrics import iou_at, top_patches
+from sweep.report.example import Example
 from sweep.report.figures.highlighting import faded, outline
 from sweep.report.figures.style import DOTS_PER_INCH, Caption
-from sweep.report.example import Example
 from sweep.report.text import shown_name
 
 CAPTION = Caption(
