@@ -112,9 +112,9 @@ class Browser:
         """A key of the keyboard, for what has the focus."""
         codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
         text = {"text": "\r"} if key == "Enter" else {}
-        for kind in ("keyDown", "keyUp"):
-            typed = text if kind == "keyDown" else {}
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **typed)
+        pressed = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+        self.send("Input.dispatchKeyEvent", type="keyDown", **pressed, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
     def screenshot(self, path: Path, *, is_whole: bool = False) -> None:
         found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)

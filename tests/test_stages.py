@@ -41,6 +41,23 @@ def test_every_stage_on_a_remote_store(finished):
     assert abs(row["e_rmse"] - e_rmse(second, label[: len(second)])) < 1e-6
 
 
+def test_maps_over_lambda2_begin_at_prediction_only_and_hold_the_transferred_one(finished):
+    """lambda2 = 0 adds nothing: whatever the head adds to every patch and its scale, the map has the prediction-only one's shape."""
+    store, graph, _ = finished
+    result = graph.result.load(store)
+    chosen = result.cells[result.cells["is_chosen"] & (result.cells["split"] == "test")].set_index("target_domain")
+    for example in result.examples:
+        (maps,) = example.over_lambda.values()
+        assert maps.lambdas == (0.0, 0.8) and list(example.over_lambda) == [example.source_domain]
+        assert np.corrcoef(maps.attributions[0], example.attributions["prediction_only"])[0, 1] > 1 - 1e-5
+        at_chosen = maps.attributions[maps.lambdas.index(chosen.loc[example.domain, "lambda2"])]
+        np.testing.assert_array_equal(at_chosen, example.attributions["transferred"])
+        assert all(0 < p <= 1 for p in maps.probabilities)
+    pair = graph.pair(graph.config.pairs[0])
+    assert result.artifacts[pair.transfer.source, pair.transfer.target]["search of the pair"] == pair.key
+    assert {key for keys in result.artifacts.values() for key in keys.values()} <= {stage.key for stage in graph.stages}
+
+
 def test_inputs_come_first_and_each_stage_once(finished):
     _, graph, _ = finished
     seen: set[str] = set()

@@ -10,19 +10,23 @@ function niceTicks(low, high, count) {
   return { ticks, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (step / power === 2.5 ? 1 : 0)) };
 }
 
-function extent(values, leastReach) {
-  const low = Math.min(...values), high = Math.max(...values);
-  const margin = Math.max((high - low) * 0.07, (leastReach - (high - low)) / 2, 1e-6);
-  return [low - margin, high + margin];
+// The range of an axis: of the points, and of the bars that lie near enough not to squeeze them.
+const LEAST_SPAN = 0.1;
+function extent(values, bars) {
+  const low = Math.min(...values), high = Math.max(...values), span = Math.max(high - low, LEAST_SPAN);
+  const near = bars.filter((bar) => isNumber(bar) && bar > low - 2 * span && bar < high + 2 * span);
+  const [first, last] = [Math.min(low, ...near), Math.max(high, ...near)];
+  const margin = Math.max((last - first) * 0.07, (LEAST_SPAN - (last - first)) / 2);
+  return [first - margin, last + margin];
 }
 
 // One chart. series: [{colour, points: [{x, y, text, hollow, chosen, test}], isLine}]; bars: [{kind, y} or {kind, x}];
-// front: [[x, y], ...], a line through points; cursor: x. Gives {figure, moveCursor}.
+// front: [[x, y], ...], a line through points. A bar out of the axis' range is named beside the title. Gives {figure, moveCursor}.
 function chart({ title, xTitle, yTitle, series, bars = [], front = null }) {
   const { width, height, left, right, top, bottom } = CHART;
   const points = series.flatMap((one) => one.points);
-  const [xLow, xHigh] = extent([...points.map((p) => p.x), ...bars.filter((b) => isNumber(b.x)).map((b) => b.x)], 0.02);
-  const [yLow, yHigh] = extent([...points.map((p) => p.y), ...bars.filter((b) => isNumber(b.y)).map((b) => b.y)], 0.02);
+  const [xLow, xHigh] = extent(points.map((p) => p.x), bars.map((bar) => bar.x));
+  const [yLow, yHigh] = extent(points.map((p) => p.y), bars.map((bar) => bar.y));
   const x = (value) => left + (value - xLow) / (xHigh - xLow) * (width - left - right);
   const y = (value) => height - bottom - (value - yLow) / (yHigh - yLow) * (height - top - bottom);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${yTitle} against ${xTitle}` });
@@ -39,7 +43,14 @@ function chart({ title, xTitle, yTitle, series, bars = [], front = null }) {
     svg("path", { class: "axis", fill: "none", d: `M${left} ${top}V${height - bottom}H${width - right}` }),
     svg("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, xTitle),
     svg("text", { x: 11, y: (top + height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 11 ${(top + height - bottom) / 2})` }, yTitle));
+  const away = [];
   for (const bar of bars) {
+    const value = bar.x ?? bar.y, [low, high] = isNumber(bar.y) ? [yLow, yHigh] : [xLow, xHigh];
+    if (value < low || value > high) {
+      const arrow = isNumber(bar.y) ? (value > high ? "\u2191" : "\u2193") : value > high ? "\u2192" : "\u2190";
+      away.push(`${bar.kind === "constraint" ? bar.kind : data.titles[bar.kind]} at ${shown(value, 2)} ${arrow}`);
+      continue;
+    }
     const ends = isNumber(bar.y) ? { x1: left, x2: width - right, y1: y(bar.y), y2: y(bar.y) } : { x1: x(bar.x), x2: x(bar.x), y1: top, y2: height - bottom };
     drawing.append(svg("line", { class: `bar ${bar.kind}`, ...ends }));
   }
@@ -66,7 +77,7 @@ function chart({ title, xTitle, yTitle, series, bars = [], front = null }) {
     cursor.setAttribute("x2", x(value));
     cursor.setAttribute("visibility", value >= xLow && value <= xHigh ? "visible" : "hidden");
   }
-  return { figure: element("figure", { class: "chart" }, element("figcaption", {}, title), drawing), moveCursor };
+  return { figure: element("figure", { class: "chart" }, element("figcaption", {}, title, element("small", {}, away.join(", "))), drawing), moveCursor };
 }
 
 // A row of a legend: a sample of the line or the mark, and its name.

@@ -59,7 +59,7 @@ function viewControls() {
   return [
     choice("mode", "Show", [["map", "attributions"], ["top", `the ${TOP_PATCHES} strongest patches`]]),
     element("label", {}, "Opacity", opacity),
-    choice("scale", "Colours", [["own", "each map to its largest"], ["label", "all to the label's largest"]]),
+    choice("scale", "Colours", [["own", "each map to its largest"], ["centred", "around each map's mean"], ["label", "all to the label's largest"]]),
     element("span", { class: "quiet" }, "against ", element("i", { class: "map-legend" }), " for the class"),
   ];
 }

@@ -9,6 +9,11 @@ const MAP_NAMES = ["label", "transferred", "prediction_only", "supervised", "zer
 
 function largest(values) { return Math.max(...values.map(Math.abs)); }
 
+function centred(values) {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return values.map((value) => value - mean);
+}
+
 // Ties are broken by the index, as in the scores.
 function topPatches(values) {
   const order = values.map((value, i) => [value, i]).sort((a, b) => b[0] - a[0] || a[1] - b[1]);
@@ -79,8 +84,10 @@ function mapTile(index, read) {
     note.textContent = text;
     canvas.setAttribute("aria-label", values ? `${title}: ${inWords(values)}` : title);
     if (!images[index].complete) return images[index].addEventListener("load", draw, { once: true });
-    if (values) drawMap(canvas, images[index], values, view.scale === "own" ? limit : largest(data.examples[index].maps.label));
-    else drawPicture(canvas, images[index]);
+    if (!values) drawPicture(canvas, images[index]);
+    else if (view.scale === "label") drawMap(canvas, images[index], values, largest(data.examples[index].maps.label));
+    else if (view.scale === "own") drawMap(canvas, images[index], values, limit);
+    else drawMap(canvas, images[index], centred(values), largest(centred(values)));
   }
   return { figure: element("figure", { class: "map" }, canvas, caption), draw };
 }
