@@ -79,7 +79,8 @@ def open_clip_configuration(base: Base) -> dict[str, Any]:
     import open_clip
 
     if type(base.clip) is not open_clip.CLIP:
-        raise BaseModelError(f"{base.name} is a {type(base.clip).__name__}, no plain CLIP: its text tower cannot be written; choose a ViT-B-32, say")
+        kind = type(base.clip).__name__
+        raise BaseModelError(f"{base.name} is a {kind}, no plain CLIP: its text tower cannot be written; choose a ViT-B-32, say")
     directory = miniature_weights.BASE_DIRECTORY if base.name == MINIATURE else Path(base.name)
     if directory.is_dir():
         config = dict(json.loads((directory / "open_clip_config.json").read_text())["model_cfg"])

@@ -110,10 +110,10 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=is_zipfile(path))
     except _UNREADABLE as error:
         text = str(error)
-        refused = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand)|global):? ?([\w.]+)", text)
-        if isinstance(error, UnpicklingError) and refused and "Weights only load failed" in text:
+        refused = re.search(r"GLOBAL ([\w.]+)", text)
+        if isinstance(error, UnpicklingError) and refused:
             raise CheckpointError(
-                f"{path} is a pickle that holds more than weights ({refused.group(1)}), and unpickling could run code: nothing was run. "
+                f"{path} is a pickle that holds more than weights ({refused[1]}), and unpickling could run code: nothing was run. "
                 "Where you trust it, save `model.state_dict()` alone from the program that wrote it, best as safetensors"
             ) from error
         reason = " ".join(text.split())[:200]

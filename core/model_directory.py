@@ -1,4 +1,4 @@
-"""A transferred model as a directory: plain open_clip loads it (`local-dir:`), and beside it lies what makes it a classifier that explains."""
+"""A transferred model as a directory: plain open_clip loads it (`local-dir:`); beside it lies what makes it a classifier that explains."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def read_model(directory: Path) -> LoadedModel:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelDirectoryError(f"{directory} cannot be read ({type(error).__name__}: {error}): write the model again") from error
     if head.ndim != 2 or head.shape[1] != len(class_names) or empty.shape != head.shape[:1]:
-        raise ModelDirectoryError(f"{directory}: {HEAD} {list(head.shape)} is not of the {len(class_names)} classes named: write the model again")
+        raise ModelDirectoryError(f"{directory}: {HEAD} {list(head.shape)} is not of the {len(class_names)} classes: write the model again")
     base = load_base(f"local-dir:{directory}")
     classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, attribution_head).eval().requires_grad_(False)
     classifier.empty = empty

@@ -18,7 +18,8 @@ def moved(weights: dict[str, Tensor], seed: int = 0, share: float = 0.05) -> dic
 def as_timm(tower: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names and shapes of timm's `vit_*_clip_*`."""
     words = {
-        "conv1": "patch_embed.proj", "ln_pre": "norm_pre", "ln_post": "norm", "transformer.resblocks": "blocks", "ln_1": "norm1", "ln_2": "norm2",
+        "conv1": "patch_embed.proj", "ln_pre": "norm_pre", "ln_post": "norm", "transformer.resblocks": "blocks",
+        "ln_1": "norm1", "ln_2": "norm2",
         "attn.in_proj_": "attn.qkv.", "attn.out_proj": "attn.proj", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
     }  # fmt: skip
     out = {}
@@ -37,7 +38,8 @@ def as_timm(tower: dict[str, Tensor]) -> dict[str, Tensor]:
 def as_hugging_face(tower: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names and shapes of transformers' CLIPVisionModelWithProjection."""
     words = {
-        "conv1": "embeddings.patch_embedding", "ln_pre": "pre_layrnorm", "ln_post": "post_layernorm", "transformer.resblocks": "encoder.layers",
+        "conv1": "embeddings.patch_embedding", "ln_pre": "pre_layrnorm", "ln_post": "post_layernorm",
+        "transformer.resblocks": "encoder.layers",
         "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.": "self_attn.", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
     }  # fmt: skip
     out = {}

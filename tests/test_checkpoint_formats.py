@@ -46,7 +46,10 @@ LAYOUTS = {
     "full CLIP": (lambda tower: {**prefixed("visual.", tower), "transformer.resblocks.0.ln_1.weight": torch.ones(64)}, "open_clip"),
     "trained in parallel": (lambda tower: prefixed("module.visual.", tower), "open_clip"),
     "task-vectors": (lambda tower: prefixed("model.visual.", tower), "task-vectors"),
-    "its classifier": (lambda tower: {**prefixed("image_encoder.model.visual.", tower), "classification_head.weight": torch.ones(3, 64)}, "task-vectors"),
+    "its classifier": (
+        lambda tower: {**prefixed("image_encoder.model.visual.", tower), "classification_head.weight": torch.ones(3, 64)},
+        "task-vectors",
+    ),
     "timm": (as_timm, "timm"),
     "Hugging Face": (as_hugging_face, "Hugging Face CLIP"),
     "Hugging Face in a classifier": (lambda tower: prefixed("clip.", as_hugging_face(tower)), "Hugging Face CLIP"),
@@ -73,7 +76,8 @@ def test_hugging_faces_own_clip_computes_what_the_converted_tower_computes(base,
     transformers = pytest.importorskip("transformers", reason="transformers comes with the extra `export`")
     torch.manual_seed(3)
     vision = transformers.CLIPVisionConfig(
-        hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_attention_heads=3, image_size=56, patch_size=8, projection_dim=64, hidden_act="gelu"
+        hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_attention_heads=3,
+        image_size=56, patch_size=8, projection_dim=64, hidden_act="gelu",
     )  # fmt: skip
     theirs = transformers.CLIPVisionModelWithProjection(vision).eval()
     with torch.no_grad():  # biases and normalisations of a new model are constants that would hide a mix-up

@@ -1,4 +1,4 @@
-"""The choice of lambda2 for a user's fine-tuned model: from what its owner has, labelled pictures or unlabelled ones, never labels of maps."""
+"""The choice of lambda2 for a user's fine-tuned model from what its owner has: pictures, labelled or not, and no labels of maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rule = Literal["given", "accuracy_bound", "infidelity"]
 RULE_MEANINGS: dict[Rule, str] = {
     "given": "as it was given",
     "accuracy_bound": "the largest of the grid up to which the accuracy on labelled validation pictures is kept",
-    "infidelity": "the least infidelity on unlabelled pictures, of those that keep the predictions; no label was there to bound the accuracy",
+    "infidelity": "the least infidelity on unlabelled pictures among those that keep the predictions, no label being there",
 }
 
 NUM_PERTURBATIONS = 64
@@ -67,7 +67,7 @@ class Calibration:
 
     @torch.inference_mode()
     def measure(self, classifier: SelfExplainingClassifier, batch_size: int = 64) -> tuple[float, float, float]:
-        """Of a classifier's maps: the best scale, their infidelity at it, and the share of its predictions that are the fine-tuned model's."""
+        """Of a classifier: its maps' best scale, their infidelity at it, and the share of predictions that are the fine-tuned model's."""
         maps, predicted = [], []
         ids = torch.from_numpy(self.class_ids).to(self.inputs.device)
         for some, own in zip(self.inputs.split(batch_size), ids.split(batch_size), strict=True):

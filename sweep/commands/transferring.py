@@ -16,7 +16,7 @@ import torch
 from core.attribution_head import AttributionHead, HeadKind
 from core.base_models import hub_repository
 from core.checkpoint_formats import FineTunedTower, read_image_tower
-from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, PictureError, decode_picture, read_pictures
+from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, PictureError, check_templates, decode_picture, read_pictures
 from core.data.loose_pictures import find_pictures, read_loose_pictures
 from core.games.lambda2 import RULE_MEANINGS, Bound, Calibration, Choice, Lambda2Search, ValidationPictures
 from core.model import Base, Preprocessing, SelfExplainingClassifier, load_base, prompt_class_names
@@ -95,6 +95,7 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     labelled = read_pictures(request.validation, split=_split(request.validation)) if request.validation else None
     class_names = prompt_class_names(request.class_names or (labelled.class_names if labelled else ()))
     _check_class_names(class_names)
+    check_templates(request.templates)
     if request.calibrate and "://" not in request.calibrate and not request.calibrate.endswith(".parquet"):
         find_pictures(request.calibrate)
     base = load_base(request.base)
@@ -132,17 +133,18 @@ def told(choice: Choice, request: TransferRequest) -> str:
     point = choice.point
     lines = [f"lambda2 = {point.lambda2:g}: {RULE_MEANINGS[choice.rule]}"]
     if choice.rule != "given" and point.lambda2 == 0.0:
-        lines.append("WARNING: nothing above 0 was within the bound, so that this is the checkpoint itself: give more pictures, or a lambda2")
+        lines.append("WARNING: nothing above 0 is within the bound, and this is the checkpoint itself: give more pictures, or a lambda2")
     if choice.rule == "accuracy_bound" and point is choice.points[-1]:
         lines.append("the whole grid is within the bound: a wider one may go further (--lambdas)")
     if point.accuracy is not None:
         before, lower = choice.points[0].accuracy, point.normalized_accuracy_lower
-        bound = "" if lower is None else f", normalised {point.normalized_accuracy:.3f}, at least {lower:.3f} ({request.bound.confidence:.0%})"
+        limit = f"at least {lower:.3f} ({request.bound.confidence:.0%})" if lower is not None else ""
+        bound = "" if lower is None else f", normalised {point.normalized_accuracy:.3f}, {limit}"
         lines.append(f"validation accuracy {point.accuracy:.3f} (the checkpoint's {before:.3f}{bound})")
     if point.infidelity is not None:
         lines.append(
-            f"infidelity {point.infidelity:.4f} at the scale {point.scale:.3g} (the checkpoint's own maps {choice.points[0].infidelity:.4f}); "
-            f"{point.agreement:.1%} of predictions stay"
+            f"infidelity {point.infidelity:.4f} at the scale {point.scale:.3g} (the checkpoint's own maps "
+            f"{choice.points[0].infidelity:.4f}); {point.agreement:.1%} of predictions stay"
         )
     if point.scale is None:
         lines.append("the maps' scale is the vector's own: --calibrate PICTURES (no labels needed) fits it to this model")
@@ -250,7 +252,6 @@ def _provenance(
         "attribution_head": {"kind": request.head, "scale": scale},
         "validation": validation.described if validation else None,
         "calibration": calibration.described if calibration else None,
-        "num_classes": len(request.class_names or ()) or None,
         "templates": list(request.templates),
         "versions": {name: version(name) for name in LIBRARIES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
