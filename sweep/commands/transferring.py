@@ -19,6 +19,7 @@ from core.checkpoint_formats import FineTunedTower, read_image_tower
 from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, PictureError, check_templates, decode_picture, read_pictures
 from core.data.loose_pictures import find_pictures, read_loose_pictures
 from core.games.lambda2 import RULE_MEANINGS, Bound, Calibration, Choice, Lambda2Search, ValidationPictures
+from core.map_scale import SMALLEST_SCALE
 from core.model import Base, Preprocessing, SelfExplainingClassifier, load_base, prompt_class_names
 from core.model_directory import CARD, check_new, write_model
 from core.transfer import TransferredModel
@@ -85,7 +86,8 @@ class Used:
 
     @property
     def described(self) -> dict[str, Any]:
-        return {"source": self.source, "num_pictures": len(self.pixels), "num_skipped": self.skipped}
+        source = self.source if "://" in self.source else Path(self.source).name  # the model is meant to be given away
+        return {"source": source, "num_pictures": len(self.pixels), "num_skipped": self.skipped}
 
 
 def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
@@ -146,6 +148,8 @@ def told(choice: Choice, request: TransferRequest) -> str:
             f"infidelity {point.infidelity:.4f} at the scale {point.scale:.3g} (the checkpoint's own maps "
             f"{choice.points[0].infidelity:.4f}); {point.agreement:.1%} of predictions stay"
         )
+    if point.scale is not None and point.scale <= SMALLEST_SCALE:
+        lines.append("WARNING: the maps do not follow what hiding patches does to this model: their order means little; try another vector")
     if point.scale is None:
         lines.append("the maps' scale is the vector's own: --calibrate PICTURES (no labels needed) fits it to this model")
     return "\n".join(lines)
