@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from core import miniature
-from core.model import Base
+from core.attribution_head import AttributionHead
+from core.model import Base, SelfExplainingClassifier
+from core.model_directory import write_model
 from core.task_vectors import TaskVector
 from sweep import run as command_line
 
@@ -53,3 +56,12 @@ def transfer(tmp_path: Path, *more: str) -> int:
     """Run the command on what lies in tmp_path; its exit code."""
     required = ["--checkpoint", str(tmp_path / "mine.safetensors"), "--vector", str(tmp_path / "vector.safetensors")]
     return command_line.main(["transfer", *required, "--out", str(tmp_path / "model"), *more])
+
+
+def write_explaining_model(directory: Path, base: Base, head: AttributionHead) -> Path:
+    """A transferred model of traffic signs, as the command leaves it."""
+    visual = copy.deepcopy(base.visual)
+    visual.load_state_dict(moved(dict(base.visual.state_dict()), share=0.02))
+    classifier = SelfExplainingClassifier(visual, base.head(CLASS_NAMES, ["a photo of a {}"]), base.logit_scale, head).eval()
+    write_model(directory, classifier, base, CLASS_NAMES, ["a photo of a {}"], {})
+    return directory

@@ -45,6 +45,12 @@ class Explanation(shap.Explanation):  # type: ignore[misc]  # shap is not typed
             compute_time=compute_time,
         )
 
+    def __copy__(self) -> Explanation:
+        """What slicing starts from: shap makes its own class of it, without what `maps` needs."""
+        copied = super().__copy__()
+        copied.__class__, copied._grid = Explanation, self._grid
+        return copied  # type: ignore[no-any-return]
+
     @property
     def maps(self) -> NDArray[np.floating]:
         """The attributions of the patches: [N, J, g, g], of what is left after slicing; their sum is v(all) - v(empty)."""
