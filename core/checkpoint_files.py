@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -92,7 +93,11 @@ def _tensors(path: Path) -> dict[str, Callable[[], Tensor]]:
     found = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
     if not found:
         raise CheckpointError(f"{path} holds no named weights: save `model.state_dict()`")
-    return {str(name): (lambda tensor=tensor: tensor) for name, tensor in found.items()}
+    return {str(name): partial(_itself, tensor) for name, tensor in found.items()}
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
@@ -101,7 +106,7 @@ def _safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
         names = list(file.keys())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): it is cut short or no safetensors file; copy or save it again") from error
-    return {name: (lambda name=name: file.get_tensor(name)) for name in names}
+    return {name: partial(file.get_tensor, name) for name in names}
 
 
 def _unpickled(path: Path) -> Any:

@@ -141,6 +141,9 @@ def test_vectors_come_from_stores_and_from_runs(base, place, monkeypatch):
     artifact = store.get_or_compute("ab" + "0" * 62, stage="vector", params={}, inputs=[], compute=compute)
     location = f"{place}/store/artifacts/ab/{artifact.key}"
     assert transfer(place, *NAMES, "--lambda2", "1", "--vector", location) == 0
+    by_key = ["--store", f"{place}/store", "--vector", artifact.key, "--out", str(place / "by_key")]
+    assert transfer(place, *NAMES, "--lambda2", "1", *by_key) == 0
+    assert provenance(place)["vector"]["source"] == artifact.key
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{place / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)
@@ -149,8 +152,8 @@ def test_vectors_come_from_stores_and_from_runs(base, place, monkeypatch):
     for number, reference in enumerate((f"runs:/{run}", f"runs:/{run}/vectors/explainability_vector.safetensors")):
         more = ["--vector", reference, "--tracking-uri", uri, "--out", str(place / f"from_run_{number}")]
         assert transfer(place, *NAMES, "--lambda2", "1", *more) == 0
-        written = [(place / out / "open_clip_model.safetensors").read_bytes() for out in ("model", f"from_run_{number}")]
-        assert written[0] == written[1]
+        written = {(place / out / "open_clip_model.safetensors").read_bytes() for out in ("model", "by_key", f"from_run_{number}")}
+        assert len(written) == 1
 
 
 @pytest.mark.parametrize(
@@ -163,6 +166,7 @@ def test_vectors_come_from_stores_and_from_runs(base, place, monkeypatch):
         ([*NAMES, "--lambda2", "1", "--templates", "a photo"], "must hold '{}' once"),
         ([*NAMES, "--lambda2", "1", "--base", "nothing"], "unknown base model 'nothing'"),
         ([*NAMES, "--lambda2", "1", "--vector", "nowhere"], "there is no vector nowhere.*runs:/RUN_ID"),
+        ([*NAMES, "--lambda2", "1", "--vector", "0" * 64, "--store", "nowhere"], "there is no artifact 0000"),
         ([*NAMES, "--lambda2", "1", "--vector", "runs:/0123"], "runs:/0123 cannot be had"),
         ([*NAMES, "--lambda2", "1", "--checkpoint", "nowhere"], "there is no checkpoint nowhere"),
         ([*NAMES, "--calibrate", "nowhere"], "there is no picture and no directory nowhere"),

@@ -68,6 +68,7 @@ def add_parser(commands: Any) -> None:
 
     where = parser.add_argument_group("where")
     where.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    where.add_argument("--store", help="store that --vector is a key of: a directory or URL")
     where.add_argument("--tracking-uri", help="MLflow that runs:/ vectors come from (default: what `mlflow ui` opens here)")
     where.add_argument("--license", help="licence of your model, for its card; left out where you name none")
     where.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
@@ -99,6 +100,7 @@ def request_of(options: argparse.Namespace) -> TransferRequest:
         head=options.head,
         trust_base=options.trust_base,
         device=options.device,
+        store=options.store,
         tracking_uri=options.tracking_uri,
         license=options.license,
     )

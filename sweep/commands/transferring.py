@@ -58,6 +58,7 @@ class TransferRequest:
     head: HeadKind = "efficiency"
     trust_base: bool = False
     device: Device = "cpu"
+    store: str | None = None
     tracking_uri: str | None = None
     license: str | None = None
 
@@ -105,7 +106,7 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     say(f"{request.checkpoint}: {tower.layout}, fine-tuned from {base.name} (relative distance of its weights {tower.distance:.3f})")
     if tower.has_other_text_tower:
         _log.warning("the text tower of %s was trained too: the class embeddings are the base's, check the accuracy", request.checkpoint)
-    with found_vector(request.vector, base, request.tracking_uri) as found:
+    with found_vector(request.vector, base, request.store, request.tracking_uri) as found:
         head = base.head(class_names, request.templates, device=request.device)
         # The base's own tower is overwritten: two more copies of it would not fit in the memory that is promised.
         classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead(request.head)).to(request.device).eval()

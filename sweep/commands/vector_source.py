@@ -16,6 +16,7 @@ from sweep.experiment.config import ConfigError
 from sweep.record.vector_files import RUNS, fetch_vector
 from sweep.stages.dataset import is_artifact
 from sweep.stages.models import open_artifact
+from sweep.store.artifacts import Artifact, Store
 from sweep.store.manifest import sha256_of
 
 _EXPLAINABILITY = "explainability_vector.safetensors"
@@ -32,38 +33,41 @@ class FoundVector:
 
 
 @contextmanager
-def found_vector(location: str, base: Base, tracking_uri: str | None = None) -> Iterator[FoundVector]:
+def found_vector(location: str, base: Base, store: str | None = None, tracking_uri: str | None = None) -> Iterator[FoundVector]:
     """The vector at a location, while it is in use: what was fetched is removed afterwards.
 
-    location: a .safetensors file, <store>/artifacts/<xx>/<key>, or runs:/RUN_ID[/PATH]. Raises ConfigError, StoreError, TrackingError or
-    TaskVectorError, with the fix, where there is none, or it is not of this base.
+    location: a .safetensors file, <store>/artifacts/<xx>/<key> (with a store, the key alone), or runs:/RUN_ID[/PATH].
+    Raises ConfigError, StoreError, TrackingError or TaskVectorError, with the fix, where there is none, or it is not of this base.
     """
     with tempfile.TemporaryDirectory() as fetched:
-        path = _file(location, Path(fetched), tracking_uri)
+        artifact = Store(store).open(location) if store else open_artifact(location) if is_artifact(location) else None
+        path = _in_artifact(artifact, location) if artifact else _file(location, Path(fetched), tracking_uri)
         try:
             vector = TaskVector.load(path, base.fingerprint)
         except TaskVectorError as error:
             raise TaskVectorError(f"--vector {location}: {error} (--base is {base.name})") from None
         with safe_open(path, framework="pt") as file:
             metadata = {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
-        source = location if is_artifact(location) or location.startswith(RUNS) else path.name
+        source = artifact.key if artifact else location if location.startswith(RUNS) else path.name
         yield FoundVector(vector, source, sha256_of(path), metadata)
+
+
+def _in_artifact(artifact: Artifact, location: str) -> Path:
+    if _EXPLAINABILITY not in artifact.manifest["files"]:
+        raise ConfigError(
+            f"--vector {location} is a {artifact.manifest['stage']} artifact without {_EXPLAINABILITY}: give the vector of a "
+            "self-explaining model (its child run in MLflow names the key)"
+        )
+    return artifact.path(_EXPLAINABILITY)
 
 
 def _file(location: str, directory: Path, tracking_uri: str | None) -> Path:
     if location.startswith(RUNS):
         return fetch_vector(location, directory, tracking_uri)
-    if is_artifact(location):
-        artifact = open_artifact(location)
-        if _EXPLAINABILITY not in artifact.manifest["files"]:
-            raise ConfigError(
-                f"--vector {location} is a {artifact.manifest['stage']} artifact without {_EXPLAINABILITY}: give the vector of a "
-                "self-explaining model (its child run in MLflow names the key)"
-            )
-        return artifact.path(_EXPLAINABILITY)
     path = Path(location).expanduser()
     if path.is_dir():
         path = path / _EXPLAINABILITY
     if not path.is_file():
-        raise ConfigError(f"there is no vector {location}: give a .safetensors file, STORE/artifacts/XX/KEY or runs:/RUN_ID")
+        forms = "a .safetensors file, STORE/artifacts/XX/KEY, a key with --store, or runs:/RUN_ID"
+        raise ConfigError(f"there is no vector {location}: give {forms}")
     return path

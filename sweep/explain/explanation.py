@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Explanation(shap.Explanation):  # type: ignore[misc]  # shap is not typed
+class Explanation(shap.Explanation):
     """Attributions of N pictures for J classes each.
 
     values: [N, H, W, 1, J]: a patch's attribution spread evenly over its pixels, one number for all colours, so that they sum to
@@ -49,7 +49,7 @@ class Explanation(shap.Explanation):  # type: ignore[misc]  # shap is not typed
         """What slicing starts from: shap makes its own class of it, without what `maps` needs."""
         copied = super().__copy__()
         copied.__class__, copied._grid = Explanation, self._grid
-        return copied  # type: ignore[no-any-return]
+        return copied
 
     @property
     def maps(self) -> NDArray[np.floating]:
