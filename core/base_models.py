@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from core.miniature import weights as miniature_weights
-from core.model import MINIATURE, RANDOM_WEIGHTS, BaseModelError
+from core.model import MINIATURE, RANDOM_WEIGHTS, Base, BaseModelError
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,44 @@ def _num_patches(name: str, config: dict) -> int:
     except (KeyError, TypeError, ValueError):
         fix = "choose an open_clip ViT with a CLS token (ViT-B-32, say)"
         raise BaseModelError(f"the image tower of {name} has no patches: {fix}") from None
+
+
+def open_clip_configuration(base: Base) -> dict[str, Any]:
+    """What `open_clip_config.json` must hold for plain open_clip to build the base: `model_cfg` and `preprocess_cfg`.
+
+    Raises BaseModelError for a base that is no plain CLIP: open_clip keeps the text tower of others elsewhere.
+    """
+    import open_clip
+
+    if type(base.clip) is not open_clip.CLIP:
+        kind = type(base.clip).__name__
+        raise BaseModelError(f"{base.name} is a {kind}, no plain CLIP: its text tower cannot be written; choose a ViT-B-32, say")
+    directory = miniature_weights.BASE_DIRECTORY if base.name == MINIATURE else Path(base.name)
+    if directory.is_dir():
+        config = dict(json.loads((directory / "open_clip_config.json").read_text())["model_cfg"])
+    else:
+        config = dict(open_clip.get_model_config(base.name.partition(":")[0]))
+    # A pretrained tag may ask for another activation than its model's name.
+    config["quick_gelu"] = type(base.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    preprocessing = base.preprocessing
+    return {
+        "model_cfg": config,
+        "preprocess_cfg": {
+            "size": preprocessing.image_size,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "interpolation": preprocessing.interpolation,
+            "resize_mode": preprocessing.resize_mode,
+        },
+    }
+
+
+def hub_repository(name: str) -> str | None:
+    """The Hub repository that open_clip has the weights NAME:TAG from; None where it names none."""
+    if ":" not in name or Path(name).is_dir():
+        return None
+    import open_clip
+
+    model_name, _, tag = name.partition(":")
+    repository = str(open_clip.get_pretrained_cfg(model_name, tag).get("hf_hub", "")).strip("/")
+    return "/".join(repository.split("/")[:2]) or None

@@ -10,8 +10,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from core.checkpoint_files import CheckpointError
 from core.data.domains import DomainError
 from core.model import BaseModelError
+from core.model_directory import ModelDirectoryError
+from core.task_vectors import TaskVectorError
 from sweep import commands
 from sweep.experiment.config import ConfigError
 from sweep.record.tracker import TrackingError
@@ -20,7 +23,17 @@ from sweep.store.artifacts import StoreError
 from sweep.store.files import NO_SPACE
 
 # What is the user's to mend, by its message. Any other error is ours and shows where it arose.
-USER_ERRORS = (ConfigError, DomainError, BaseModelError, StoreError, TrackingError, CorruptPicturesError)
+USER_ERRORS = (
+    ConfigError,
+    DomainError,
+    BaseModelError,
+    CheckpointError,
+    ModelDirectoryError,
+    TaskVectorError,
+    StoreError,
+    TrackingError,
+    CorruptPicturesError,
+)
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -29,6 +42,7 @@ first steps:
   python -m sweep.run all_pairs                      the embedded miniature suite: minutes on a laptop, nothing to prepare
   python -m sweep.run all_pairs --domains A B        your own image sets (a directory per class, or Parquet); add --dry-run to check them
   python -m sweep.run label --data A --model miniature --out labels/     Shapley labels of one data set
+  python -m sweep.run transfer --help                make your own fine-tuned checkpoint explain itself; then `explain` shows it
   mlflow ui                                          review what a sweep recorded
   python -m sweep.run COMMAND --help                 every option of a command
 """

@@ -12,7 +12,7 @@ MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep")
 
 # Rooms, the highest first: each imports only itself and rooms below it.
 ROOMS = {
-    "sweep": ("run", "commands", "record", "stages", "engines", "report", "experiment", "store"),
+    "sweep": ("run", "commands", "explain", "record", "stages", "engines", "report", "experiment", "store"),
     "core": ("explainers", "games", "shapley", "merging", "METHOD", "miniature", "data"),
 }
 # `core`'s own files are the method's: a model is built of the miniature's weights, and games are played on models.
@@ -29,8 +29,8 @@ HOMES = {
     "ray.tune": {"sweep/engines/trials.py"},
     "optuna": {"sweep/stages/study.py"},
     "mlflow": {m for m in MODULES if m.startswith("sweep/record/")},
-    "matplotlib": {m for m in MODULES if m.startswith("sweep/report/figures/")},
-    "jinja2": {"sweep/report/page.py"},
+    "matplotlib": {m for m in MODULES if m.startswith(("sweep/report/figures/", "sweep/explain/"))},
+    "jinja2": {"sweep/report/page.py", "sweep/report/model_card.py"},
     "fsspec": {"core/data/directory.py", "sweep/store/files.py", "sweep/store/leases.py"},
     "huggingface_hub": {"core/data/directory.py"},
     "pyarrow": {
@@ -38,7 +38,7 @@ HOMES = {
     },
     "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},
     "scipy": {"core/metrics.py", *(m for m in MODULES if m.startswith("core/statistics/"))},
-    "shap": {"core/shapley/shap_library.py"},
+    "shap": {"core/shapley/shap_library.py", "sweep/explain/explanation.py"},
 }
 # `core` is the method: it knows nothing of how it is run.
 NOT_IN_CORE = {"sweep", "ray", "optuna", "mlflow", "matplotlib", "pandas", "psutil"}

@@ -23,6 +23,7 @@ __all__ = [
     "LabelledPictures",
     "PictureError",
     "Split",
+    "check_templates",
     "decode_picture",
     "read_domain",
     "read_pictures",
@@ -89,7 +90,7 @@ def read_domain(
     A validation split is the test split where there is no labelled test split; a warning says so. Local files are read
     once for the fingerprint; without `checks_content` it is the quick one. Raises DomainError, with the file and the fix.
     """
-    checked_templates = _check_templates(DEFAULT_TEMPLATES if templates is None else templates)
+    checked_templates = check_templates(DEFAULT_TEMPLATES if templates is None else templates)
     directory = open_data_directory(path_or_url)
     name = _check_name(_name_of(path_or_url) if name is None else name)
     listing = directory.scan()
@@ -113,7 +114,7 @@ def read_pictures(
     The layouts of `read_domain`, and a single Parquet file. split: train, test, validation, or "all" where files and directories
     name no split; None takes train, or the only one there is. A class may have no picture here. Raises DomainError, with the fix.
     """
-    checked_templates = _check_templates(DEFAULT_TEMPLATES if templates is None else templates)
+    checked_templates = check_templates(DEFAULT_TEMPLATES if templates is None else templates)
     text = os.fspath(path_or_url)
     single = PurePosixPath(text).name if text.lower().endswith(".parquet") else None
     directory = open_data_directory(text[: -len(single)].rstrip("/") or "/" if single and "/" in text else "." if single else text)
@@ -278,7 +279,8 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """The prompt templates. Raises DomainError unless there is one at least, each with one {} for the class name and no other brace."""
     if isinstance(templates, str) or not templates:
         raise DomainError("templates must be a list of at least one prompt, such as 'a photo of a {}.'")
     for template in templates:

@@ -13,7 +13,7 @@ from core.data.parquet_layout import SPLIT_NAMES
 
 _log = logging.getLogger(__name__)
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 _TEST_SHARE = 0.2
 WHOLE = "all"
 """The split of a data set that has none."""
@@ -46,7 +46,7 @@ def read_image_folder(
     of the pictures, chosen by the hash of their path, is the test split; with divide=False all are one split, "all".
     Raises DomainError; decodes nothing.
     """
-    pictures = [file for file in listing.files if PurePosixPath(file).suffix.lower() in _SUFFIXES]
+    pictures = [file for file in listing.files if PurePosixPath(file).suffix.lower() in PICTURE_SUFFIXES]
     split_directories = _find_split_directories(directory, pictures, keep_validation=not divide)
     by_split: dict[str, dict[str, list[str]]] = {}  # split -> class directory -> pictures
     if split_directories:

@@ -1,0 +1,73 @@
+"""Where `--vector` comes from: a file, an artifact of a store, a run of MLflow."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+
+from core.model import Base
+from core.task_vectors import TaskVector, TaskVectorError
+from sweep.experiment.config import ConfigError
+from sweep.record.vector_files import RUNS, fetch_vector
+from sweep.stages.dataset import is_artifact
+from sweep.stages.models import open_artifact
+from sweep.store.artifacts import Artifact, Store
+from sweep.store.manifest import sha256_of
+
+_EXPLAINABILITY = "explainability_vector.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class FoundVector:
+    """An explainability vector of the base. source: where it was, for the record; metadata: what its file says of it."""
+
+    vector: TaskVector
+    source: str
+    sha256: str
+    metadata: Mapping[str, str]
+
+
+@contextmanager
+def found_vector(location: str, base: Base, store: str | None = None, tracking_uri: str | None = None) -> Iterator[FoundVector]:
+    """The vector at a location, while it is in use: what was fetched is removed afterwards.
+
+    location: a .safetensors file, <store>/artifacts/<xx>/<key> (with a store, the key alone), or runs:/RUN_ID[/PATH].
+    Raises ConfigError, StoreError, TrackingError or TaskVectorError, with the fix, where there is none, or it is not of this base.
+    """
+    with tempfile.TemporaryDirectory() as fetched:
+        artifact = Store(store).open(location) if store else open_artifact(location) if is_artifact(location) else None
+        path = _in_artifact(artifact, location) if artifact else _file(location, Path(fetched), tracking_uri)
+        try:
+            vector = TaskVector.load(path, base.fingerprint)
+        except TaskVectorError as error:
+            raise TaskVectorError(f"--vector {location}: {error} (--base is {base.name})") from None
+        with safe_open(path, framework="pt") as file:
+            metadata = {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
+        source = artifact.key if artifact else location if location.startswith(RUNS) else path.name
+        yield FoundVector(vector, source, sha256_of(path), metadata)
+
+
+def _in_artifact(artifact: Artifact, location: str) -> Path:
+    if _EXPLAINABILITY not in artifact.manifest["files"]:
+        raise ConfigError(
+            f"--vector {location} is a {artifact.manifest['stage']} artifact without {_EXPLAINABILITY}: give the vector of a "
+            "self-explaining model (its child run in MLflow names the key)"
+        )
+    return artifact.path(_EXPLAINABILITY)
+
+
+def _file(location: str, directory: Path, tracking_uri: str | None) -> Path:
+    if location.startswith(RUNS):
+        return fetch_vector(location, directory, tracking_uri)
+    path = Path(location).expanduser()
+    if path.is_dir():
+        path = path / _EXPLAINABILITY
+    if not path.is_file():
+        forms = "a .safetensors file, STORE/artifacts/XX/KEY, a key with --store, or runs:/RUN_ID"
+        raise ConfigError(f"there is no vector {location}: give {forms}")
+    return path
