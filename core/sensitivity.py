@@ -96,7 +96,7 @@ def _drawn(
     if not len(data) or num_pictures < 1:
         raise ValueError("no pictures to measure on: give at least one")
     chosen = torch.randperm(len(data), generator=generator)[:num_pictures]
-    return load_ahead(data, chosen.split(BATCH_SIZE), classifier.head.device)
+    return load_ahead(data.take(chosen.split(BATCH_SIZE)), classifier.head.device)
 
 
 def _explained(classifier: SelfExplainingClassifier, weights: dict[str, Tensor], data: TrainingData, batch: Batch) -> Explained:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core.finetune import Recipe, make_optimizer
 from core.losses import explanation_loss
 from core.model import SelfExplainingClassifier
-from core.training_data import TrainingData, batches, load_ahead
+from core.training_data import TrainingData, load_ahead
 
 HIDDEN_WIDTH = 128
 LEARNING_RATE = 2e-3
@@ -87,7 +87,7 @@ def fit_side_head(classifier: SelfExplainingClassifier, data: TrainingData, reci
     parameters = list(side_head.parameters())
     optimizer, total = make_optimizer(parameters, recipe, device), recipe.total_steps(len(data))
     every, losses = max(1, total // 100), list[float]()
-    with closing(load_ahead(data, batches(len(data), recipe.batch_size, total, recipe.seed), device)) as loaded:
+    with closing(load_ahead(data.batches(recipe.batch_size, total, recipe.seed), device)) as loaded:
         for step, batch in enumerate(loaded):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(step, total)

@@ -48,7 +48,7 @@ def test_a_union_streams_what_it_would_take_at_random(tmp_path, alpha):
     model = graph.self_explaining(UNION, alpha)
     compute(store, *model.inputs)
     node = Store("memory://streamed", str(tmp_path / "another node"))
-    stream = streamed(model).training_data(node)
+    stream = streamed(model)._batch_source(node)
     assert [len(shard) for shard in stream.shards] == ([4, 4, 3] if alpha == 1.0 else [4, 2]) * 2
     found = epoch_of(stream)
     at_random = model.training_data(store)
@@ -68,7 +68,7 @@ def test_labels_of_others_are_streamed_with_their_pictures(tmp_path, data, label
     store = Store(str(tmp_path / "store"))
     model = sweep_of(store, data, labelled).self_explaining(alone("signs"), 0.5)
     compute(store, *model.inputs)
-    assert epoch_of(streamed(model).training_data(store)) == epoch_of(model._data(store))
+    assert epoch_of(streamed(model)._batch_source(store)) == epoch_of(model._data(store))
     whole, ranges = model.labels[0].attributions(store), model.labels[0].attributions_by_range(store)
     assert np.array_equal(ranges.read(5, 30), whole[5:30])
 

@@ -18,7 +18,7 @@ from transfers import CLASS_NAMES, stacked, transfer, write_checkpoint, write_pi
 from core.attribution_head import AttributionHead
 from core.games.attribution_labels import perturbations
 from core.model import SelfExplainingClassifier
-from core.statistics import paired_ratio_bound
+from core.statistics import paired_proportion_bound
 from sweep.store.artifacts import Store
 
 NAMES = ["--class-names", *CLASS_NAMES]
@@ -85,7 +85,7 @@ def test_auto_keeps_the_accuracy_of_labelled_pictures(base, tmp_path):
         correct[lambda2] = model.logits(inputs).argmax(1).numpy() == class_ids
     kept = [0.0]
     for lambda2 in list(correct)[1:]:
-        if paired_ratio_bound(correct[lambda2], correct[0.0], 0.8) < 0.9:
+        if paired_proportion_bound(correct[lambda2], correct[0.0], 0.8).low < 0.9:
             break
         kept.append(lambda2)
     assert 0.0 < kept[-1] < 2.0, "the grid must reach past the bound for this test to say anything"

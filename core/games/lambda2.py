@@ -16,7 +16,7 @@ from core.games.coalition_values import CoalitionEvaluator
 from core.map_scale import fit_scale, rescaled
 from core.metrics import infidelity
 from core.model import Preprocessing, SelfExplainingClassifier
-from core.statistics import paired_ratio_bound
+from core.statistics import paired_proportion_bound
 from core.transfer import TransferredModel
 
 Rule = Literal["given", "accuracy_bound", "infidelity"]
@@ -175,7 +175,7 @@ class Lambda2Search:
             found["accuracy"] = float(is_correct.mean())
             if self._reference.any():
                 found["normalized_accuracy"] = float(is_correct.mean() / self._reference.mean())
-                found["normalized_accuracy_lower"] = paired_ratio_bound(is_correct, self._reference, self._bound.confidence)
+                found["normalized_accuracy_lower"] = paired_proportion_bound(is_correct, self._reference, self._bound.confidence).low
         if self._calibration is not None:
             classifier.fix_empty()
             found["scale"], found["infidelity"], found["agreement"] = self._calibration.measure(classifier)

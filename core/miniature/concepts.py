@@ -115,7 +115,8 @@ def _scatter_specks(rng: Rng, image: Image.Image) -> None:
         return
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
-        speck = Pen(draw, *rng.uniform(4, CANVAS_SIZE - 4, 2), rng.uniform(2, 5), rng.uniform(0, math.pi))
+        x, y = rng.uniform(4, CANVAS_SIZE - 4, 2).tolist()
+        speck = Pen(draw, x, y, rng.uniform(2, 5), rng.uniform(0, math.pi))
         color = random_color(rng, saturation=(0, 0.9))
         if rng.random() < 0.5:
             speck.ellipse(0, 0, 1, fill=color)

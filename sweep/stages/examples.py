@@ -93,7 +93,7 @@ class Examples(Stage):
                 }
             )
         arrays = {"pixels": np.ascontiguousarray(pixels.numpy().transpose(0, 2, 3, 1)), "label": labels.attributions[:number], **outputs}
-        np.savez(directory / "examples.npz", **arrays)
+        np.savez(directory / "examples.npz", **arrays)  # type: ignore[arg-type]  # names are ours, no clash with its options
         description = {"source_domain": pairs[best]["source_domain"], "class_ids": class_ids.tolist(), "pairs": pairs}
         (directory / "examples.json").write_text(json.dumps(description))
         return {"num_examples": number}

@@ -68,7 +68,7 @@ class ExplainerLabels(LabelSet):
         factor, evaluations = self._factor(classifier, split, maps)
         unknown = np.full(number, np.nan, np.float32)
         none, errors = np.empty((number, 0), np.float32), np.full_like(maps, np.nan)
-        labels = AttributionLabels(factor * maps, errors, unknown, unknown, none, np.zeros(number, np.int32))
+        labels = AttributionLabels((factor * maps).astype(np.float32), errors, unknown, unknown, none, np.zeros(number, np.int32))
         provenance = {"explainer": self.explainer, "scale": factor, "model_fingerprint": self.classifier.fingerprint, "key": self.key}
         write_labels(directory / LABELS, split.ids[:number], split.class_ids[:number], labels, provenance)
         means = LabelMeans()

@@ -150,8 +150,8 @@ class ImportedLabels(LabelSet):
             evaluations += int(labels.budget.sum())
         if not rows:
             where = f"no picture of {self.domain}/{self.split} has a label in {self.data.location}"
-            known = f"its pictures are named {', '.join(map(repr, split.ids[:2]))} and so on"
-            raise ConfigError(f"{where}: it labels other pictures ({known}); give the labels of this data set")
+            named = f"its pictures are named {', '.join(map(repr, split.ids[:2]))} and so on"
+            raise ConfigError(f"{where}: it labels other pictures ({named}); give the labels of this data set")
         np.save(directory / "rows.npy", np.concatenate(rows))
         means.save_map(directory / MEAN_MAP)
         fingerprint = self.data.model_fingerprint

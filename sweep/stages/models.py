@@ -92,7 +92,7 @@ class FineTuned(Stage):
         """By all of the model's workers, which have joined torch's process group if there are several; the first one writes."""
         workers = DataParallel.joined() if self.num_workers > 1 else None
         assert workers is None or workers.share.size == self.num_workers
-        data = self.training_data(store)
+        data = self._batch_source(store)
         classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head).to(self.device)
         with store.checkpoint(self.key) as checkpoint:
             history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint, workers=workers)
@@ -108,11 +108,15 @@ class FineTuned(Stage):
             store.checkpoint(self.key).remove()
         return artifact
 
-    def training_data(self, store: Store) -> BatchSource:
-        """Pictures of all parts; classes of the later parts follow those of the first."""
-        if self.window is not None:
-            num_classes_of = [len(head.class_names) for head in self.heads]
-            return picture_stream(store, self.pictures, num_classes_of, self.labels, self.base.preprocessing, self.window)
+    def _batch_source(self, store: Store) -> BatchSource:
+        """`training_data`, or for more pictures than fit in memory their stream."""
+        if self.window is None:
+            return self.training_data(store)
+        num_classes_of = [len(head.class_names) for head in self.heads]
+        return picture_stream(store, self.pictures, num_classes_of, self.labels, self.base.preprocessing, self.window)
+
+    def training_data(self, store: Store) -> TrainingData:
+        """Pictures of all parts, taken at random; classes of the later parts follow those of the first."""
         paths: list[Path] = []
         rows, class_ids, labels = [], [], []
         num_rows, num_classes = 0, 0
