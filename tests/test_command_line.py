@@ -181,10 +181,10 @@ def config(*arguments: str) -> SweepConfig:
 
 def test_options_change_the_suite_and_nothing_else():
     plain = config()
-    assert plain.suite == "miniature" and len(plain.pairs) == 56
+    assert plain.suite == "miniature" and len(plain.pairs) == 64
     changed = config("--alphas", "0.1:0.9:0.4", "--search", "grid", "--seed", "7", "--budget", "128")
     assert changed.search.alphas == (0.1, 0.5, 0.9)
-    assert changed.search.method == "grid" and len(changed.search.lambdas) == 13 and changed.search.lambdas[-1] == 1.2
+    assert changed.search.method == "grid" and len(changed.search.lambdas) == 13 and changed.search.lambdas[-1] == 2.0
     assert changed.labels.train.budget == 128 and changed.labels.test.budget == plain.labels.test.budget
     assert {changed.recipe.seed, changed.data.seed, changed.labels.train.seed, changed.search.seed} == {7}
     assert changed.recipe.learning_rate == plain.recipe.learning_rate
