@@ -11,18 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from core.miniature import aerial, digits, scenes, signs, textures, vehicles
-from core.miniature.canvas import (
-    Color,
-    Pen,
-    Rng,
-    finish,
-    one_of,
-    plain_background,
-    random_center,
-    random_color,
-    regular_polygon,
-)
+from core.miniature import aerial, digits, objects, scenes, shapes, signs, textures, vehicles
+from core.miniature.canvas import Pen, Rng, finish, one_of, plain_background, random_center, random_color
 
 TEMPLATES = (
     "a photo of a {}",
@@ -48,14 +38,6 @@ _COLORS = {
     "brown": (0.07, 0.7, 0.45),
 }
 """Hue in turns, saturation and value of the colours that captions name."""
-_SHAPE_NAMES = (
-    *("circle", "ring", "triangle", "square", "hexagon", "octagon", "star", "cross", "heart", "arrow", "diamond"),
-    *("line",),
-)
-_OBJECT_NAMES = (
-    *("face", "flower", "fish", "clock", "mushroom", "balloon", "rocket", "chair", "envelope", "umbrella", "tree"),
-    *("ladder", "cup", "bicycle"),
-)
 _VEHICLE_KINDS = {
     "car": ("sedan", "hatchback", "suv", "convertible", "limousine"),
     "truck": ("pickup truck",),
@@ -69,7 +51,7 @@ _AERIAL_NAMES = tuple(
 
 def draw_captioned(seed: int, index: int) -> tuple[np.ndarray, str]:
     """Picture `index` of the pretraining set of a seed: uint8 [56, 56, 3], and the phrase that names it."""
-    # Domains draw from streams whose second number is below eight.
+    # Domains and sources draw from streams whose second number is their place in the suite, far below 1000.
     rng = np.random.default_rng((seed, 1000, index))
     image, phrase = _KINDS[rng.choice(len(_KINDS), p=_KIND_SHARES)](rng)
     return _vary_colors(rng, finish(image, rng, rng.uniform(0, 8))), phrase
@@ -99,13 +81,13 @@ def _character(rng: Rng) -> tuple[Image.Image, str]:
 
 
 def _shape(rng: Rng) -> tuple[Image.Image, str]:
-    name, color_name = one_of(rng, _SHAPE_NAMES), one_of(rng, tuple(_COLORS))
+    name, color_name = one_of(rng, shapes.NAMES), one_of(rng, tuple(_COLORS))
     hue, saturation, value = _COLORS[color_name]
     color = random_color(rng, hue, (saturation, saturation), (value, value))
     image = plain_background(rng)
     radius = rng.uniform(14, 34)
     angle = rng.uniform(0, 2 * math.pi)
-    _draw_shape(Pen(ImageDraw.Draw(image), *random_center(rng, radius), radius, angle), name, color)
+    shapes.draw(Pen(ImageDraw.Draw(image), *random_center(rng, radius), radius, angle), name, color)
     return image, f"{color_name} {name}" if rng.random() < 0.6 else name
 
 
@@ -116,14 +98,16 @@ def _texture(rng: Rng) -> tuple[Image.Image, str]:
 
 
 def _object(rng: Rng) -> tuple[Image.Image, str]:
-    name = one_of(rng, _OBJECT_NAMES)
+    name = one_of(rng, objects.PRETRAINING_NAMES)
     if rng.random() < 0.6:
         image = plain_background(rng)
     else:
         place = one_of(rng, ("ocean", "mountain", "country house", "bedroom", "desert"))
         image = scenes.draw(rng, place, 0.1 * rng.normal())
     size = rng.uniform(18, 34)
-    _draw_object(rng, Pen(ImageDraw.Draw(image), *random_center(rng, size), size), name)
+    pen = Pen(ImageDraw.Draw(image), *random_center(rng, size), size)
+    color = random_color(rng, saturation=(0.4, 1), value=(0.5, 1))
+    objects.draw(rng, pen, name, color, random_color(rng, saturation=(0.2, 1)))
     return image, name
 
 
@@ -161,103 +145,3 @@ def _either(rng: Rng, *choices: tuple[float, str]) -> str:
 _KINDS: tuple[Callable[[Rng], tuple[Image.Image, str]], ...]
 _KINDS = (_character, _shape, _texture, _object, _vehicle, _land, _scene, _sign)
 _KIND_SHARES = (0.2, 0.08, 0.12, 0.14, 0.1, 0.13, 0.13, 0.1)
-
-
-def _draw_shape(pen: Pen, name: str, color: Color) -> None:
-    """One unit is the shape's radius."""
-    match name:
-        case "circle":
-            pen.ellipse(0, 0, 1, fill=color)
-        case "ring":
-            pen.ellipse(0, 0, 1, outline=color, width=int(0.3 * pen.unit))
-        case "triangle" | "square" | "hexagon" | "octagon":
-            num_corners = {"triangle": 3, "square": 4, "hexagon": 6, "octagon": 8}[name]
-            pen.polygon(regular_polygon(num_corners), color)
-        case "star":
-            tips, dents = regular_polygon(5), regular_polygon(5, 0.45, math.pi / 5)
-            pen.polygon([point for pair in zip(tips, dents, strict=True) for point in pair], color)
-        case "cross":
-            pen.box(0, 0, 2, 0.6, color)
-            pen.box(0, 0, 0.6, 2, color)
-        case "heart":
-            upright = Pen(pen.draw, pen.x, pen.y, pen.unit)
-            for lobe in (-0.5, 0.5):
-                upright.ellipse(lobe, -0.3, 0.5, fill=color)
-            upright.polygon([(-0.95, -0.1), (0.95, -0.1), (0, 1)], color)
-        case "arrow":
-            pen.box(0, 0, 1.6, 0.3, color)
-            pen.polygon([(1.2, 0), (0.49, -0.5), (0.49, 0.5)], color)
-        case "diamond":
-            upright = Pen(pen.draw, pen.x, pen.y, pen.unit)
-            upright.polygon([(-0.7, 0), (0, -1), (0.7, 0), (0, 1)], color)
-        case "line":
-            pen.box(0, 0, 3, 5 / pen.unit, color)
-
-
-def _draw_object(rng: Rng, pen: Pen, name: str) -> None:
-    """One unit is about half the object's height."""
-    color = random_color(rng, saturation=(0.4, 1), value=(0.5, 1))
-    second = random_color(rng, saturation=(0.2, 1))
-    match name:
-        case "face":
-            pen.ellipse(0, 0, 0.8, 1, (235, 195, 160))
-            for eye in (-0.3, 0.3):
-                pen.ellipse(eye, -0.2, 0.12, fill=(30, 30, 30))
-            pen.ellipse(0, 0.45, 0.35, 0.12, (180, 60, 60))
-            if rng.random() < 0.7:
-                pen.dome(0, -0.3, 0.85, 0.8, random_color(rng, 0.08, (0.3, 0.7), (0.1, 0.6)))
-        case "flower":
-            pen.box(0, 0.5, 0.12, 1, (40, 130, 50))
-            for u, v in regular_polygon(6, 0.45):
-                pen.ellipse(u, v - 0.3, 0.3, fill=color)
-            pen.ellipse(0, -0.3, 0.25, fill=(240, 210, 60))
-        case "fish":
-            pen.ellipse(0, 0, 0.8, 0.45, color)
-            pen.polygon([(0.6, 0), (1.1, -0.4), (1.1, 0.4)], color)
-            pen.ellipse(-0.45, -0.1, 0.1, fill=(10, 10, 10))
-        case "clock":
-            pen.ellipse(0, 0, 0.9, fill=second)
-            pen.ellipse(0, 0, 0.75, fill=(245, 245, 245))
-            for length, width in ((0.6, 2), (0.4, 3)):
-                hand = rng.uniform(0, 2 * math.pi)
-                pen.line([(0, 0), (length * math.cos(hand), length * math.sin(hand))], (0, 0, 0), width)
-        case "mushroom":
-            pen.box(0, 0.4, 0.4, 0.8, (235, 225, 200))
-            pen.dome(0, 0, 0.8, 0.8, color)
-            pen.ellipse(-0.3, -0.35, 0.12, fill=(255, 255, 255))
-            pen.ellipse(0.3, -0.4, 0.12, fill=(255, 255, 255))
-        case "balloon":
-            pen.ellipse(0, -0.3, 0.6, 0.7, color)
-            pen.line([(0, 0.4), (0.1, 1.1)], (60, 60, 60))
-        case "rocket":
-            pen.polygon([(-0.25, 0.6), (-0.25, -0.4), (0, -1), (0.25, -0.4), (0.25, 0.6)], (225, 225, 235))
-            for side in (-1, 1):
-                pen.polygon([(side * 0.25, 0.2), (side * 0.6, 0.8), (side * 0.25, 0.6)], color)
-            pen.polygon([(-0.15, 0.6), (0, 1.1), (0.15, 0.6)], (250, 150, 30))
-            pen.ellipse(0, -0.2, 0.13, fill=(60, 120, 200))
-        case "chair":
-            pen.box(-0.425, 0, 0.15, 1.8, second)
-            pen.box(0, 0.075, 1, 0.15, second)
-            pen.box(0.425, 0.45, 0.15, 0.9, second)
-        case "envelope":
-            pen.box(0, 0, 1.8, 1.1, (240, 235, 215))
-            pen.line([(-0.9, -0.55), (0, 0.1), (0.9, -0.55)], (90, 80, 70), 2)
-        case "umbrella":
-            pen.dome(0, -0.1, 0.9, 0.8, color)
-            pen.box(0, 0.4, 0.08, 1, (70, 50, 40))
-        case "tree":
-            pen.box(0, 0.6, 0.24, 0.8, (100, 65, 35))
-            pen.ellipse(0, -0.25, 0.65, fill=random_color(rng, 0.31, (0.5, 0.9), (0.3, 0.6)))
-        case "ladder":
-            for rail in (-0.3, 0.3):
-                pen.box(rail, 0, 0.1, 2, second)
-            for rung in range(7):
-                pen.box(0, -0.86 + 0.28 * rung, 0.6, 0.08, second)
-        case "cup":
-            pen.box(0, 0.05, 1, 1.1, color)
-            pen.ellipse(0.625, 0.025, 0.275, 0.325, outline=color, width=4)
-        case "bicycle":
-            for wheel in (-0.6, 0.6):
-                pen.ellipse(wheel, 0.4, 0.4, outline=(20, 20, 20), width=2)
-            pen.line([(-0.6, 0.4), (-0.1, 0.4), (0.35, -0.2), (-0.35, -0.2), (-0.1, 0.4)], color, 3)
-            pen.line([(0.6, 0.4), (0.3, -0.4)], color, 3)
