@@ -1,7 +1,8 @@
-"""The eight domains of the miniature suite: class names, prompt templates and drawings.
+"""The drawn data sets of the miniature suite, eight domains and a source: class names, prompt templates and drawings.
 
-Each mirrors one of the paper's data sets (section 5): cars Stanford Cars, textures DTD, land_cover EuroSAT,
-traffic_signs GTSRB, aerial_objects RESISC45, scenes SUN397, street_digits SVHN and clean_digits MNIST.
+Each domain mirrors one of the paper's data sets (section 5): cars Stanford Cars, textures DTD, land_cover EuroSAT,
+traffic_signs GTSRB, aerial_objects RESISC45, scenes SUN397, street_digits SVHN and clean_digits MNIST. The source, concepts,
+is no target: none of its classes is a class of a domain, so that what it teaches about explanations is of no domain in particular.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from core.data.pictures import encode_png
-from core.miniature import aerial, digits, scenes, signs, textures, vehicles
+from core.miniature import aerial, concepts, digits, scenes, signs, textures, vehicles
 from core.miniature.canvas import PICTURE_SIZE, Rng, finish
 
 Split = Literal["train", "test"]
@@ -22,7 +23,7 @@ PROMPT_TEMPLATES = ("a photo of a {}", "{}", "an image of a {}", "a picture of t
 
 @dataclass(frozen=True)
 class MiniatureDomain:
-    """A domain's name, its class names in the order of their ids, and its prompt templates with one "{}" each."""
+    """A domain's or source's name, its class names in the order of their ids, and its prompt templates with one "{}" each."""
 
     name: str
     class_names: tuple[str, ...]
@@ -31,7 +32,7 @@ class MiniatureDomain:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """How a domain is drawn and what its prompts call a class."""
+    """How a data set is drawn and what its prompts call a class."""
 
     class_names: tuple[str, ...]
     phrases: tuple[str, ...]
@@ -62,11 +63,18 @@ _DOMAINS = {
         pixel_noise=0.0,
     ),
 }
+_SOURCES = {"concepts": _Drawn(concepts.NAMES, ("{}",), lambda rng, name, is_test: concepts.draw(rng, name))}
+_DATA_SETS = _DOMAINS | _SOURCES
+# A data set's place is in its seeds: a new one comes last.
+_STREAMS = {name: place for place, name in enumerate(_DATA_SETS)}
 DOMAIN_NAMES = tuple(_DOMAINS)
+"""The domains, each a source and a target."""
+SOURCE_NAMES = tuple(_SOURCES)
+"""Data sets that explanations are learnt from and never transferred to."""
 
 
 def domain_spec(name: str) -> MiniatureDomain:
-    """The domain's class names and prompt templates; ValueError if there is no such domain."""
+    """The class names and prompt templates of a domain or source; ValueError if there is none of the name."""
     drawn = _drawn(name)
     templates = tuple(template.format(phrase) for phrase in drawn.phrases for template in PROMPT_TEMPLATES)
     return MiniatureDomain(name, drawn.class_names, templates)
@@ -77,7 +85,7 @@ class DrawnSplit:
 
     Every run of as many pictures as there are classes holds each class once. A picture depends on its place in the split, not on
     `num_pictures`: asking for more gives the same ones first. ids: as of a Parquet split that `write_parquet_split` wrote of them;
-    class_ids: int64 [num_pictures]. Raises ValueError for an unknown domain or split.
+    class_ids: int64 [num_pictures]. Raises ValueError for an unknown name or split.
     """
 
     def __init__(self, name: str, split: Split, num_pictures: int, seed: int = 0) -> None:
@@ -85,7 +93,7 @@ class DrawnSplit:
         if split not in ("train", "test"):
             raise ValueError(f'no split is called {split!r}; use "train" or "test"')
         self._split, self._name = split, name
-        self._stream = (seed, DOMAIN_NAMES.index(name), int(split == "test"))
+        self._stream = (seed, _STREAMS[name], int(split == "test"))
         num_classes = len(self._drawn.class_names)
         rounds = range(-(-num_pictures // num_classes))
         orders = [np.random.default_rng((*self._stream, 0, round_)).permutation(num_classes) for round_ in rounds]
@@ -119,6 +127,9 @@ def draw_split(name: str, split: Split, num_pictures: int, seed: int = 0) -> tup
 
 
 def _drawn(name: str) -> _Drawn:
-    if name not in _DOMAINS:
-        raise ValueError(f"no domain of the miniature suite is called {name!r}; use one of {', '.join(DOMAIN_NAMES)}")
-    return _DOMAINS[name]
+    if name not in _DATA_SETS:
+        raise ValueError(
+            f"no domain of the miniature suite is called {name!r}; use one of {', '.join(DOMAIN_NAMES)}, "
+            f"or the source {' or '.join(SOURCE_NAMES)}"
+        )
+    return _DATA_SETS[name]

@@ -106,7 +106,8 @@ def _drawn(drawing: str, name: str, data: DataSettings) -> Domain:
     try:
         spec = miniature.domain_spec(drawing)
     except ValueError as error:
-        raise ConfigError(f"the miniature suite has no domain {drawing!r}: choose among {', '.join(miniature.DOMAIN_NAMES)}") from error
+        choices = f"{', '.join(miniature.DOMAIN_NAMES)}, or the source {' or '.join(miniature.SOURCE_NAMES)}"
+        raise ConfigError(f"the miniature suite has no domain {drawing!r}: choose among {choices}") from error
     train, test = data.max_train_pictures or NUM_DRAWN, data.max_test_pictures or NUM_DRAWN
     splits = {
         "train": miniature.DrawnSplit(drawing, "train", train, data.seed),
