@@ -9,8 +9,8 @@ from core.miniature import aerial, objects, scenes, shapes, signs, textures, veh
 from core.miniature.captions import draw_captioned
 
 RECORD = Path(__file__).parent / "pretraining_pictures.json"
-"""{concept: [index of a picture of seed 0 that shows it, first 16 digits of the sha256 of its pixels]}, recorded with Pillow's own font
-before shapes and objects had modules of their own."""
+"""{concept: [index of a picture of seed 0 that shows it, first 16 digits of the sha256 of its pixels]}, recorded before shapes and
+objects had modules of their own."""
 LAST_BIT = {"radial", "swirly", "marbled", "woven"}
 """Textures whose shade is a sine of float32, which processors round differently: not recorded."""
 

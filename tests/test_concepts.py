@@ -171,23 +171,24 @@ def test_no_drawing_is_cut_off_by_its_cutout():
 
 def test_concepts_cover_every_position_of_the_grid(coverages):
     mass = patches(coverages).mean((0, 3))
-    assert mass.min() > 0.25 * mass.mean()
-    assert mass.max() < 2.5 * mass.mean()
-    # Every position is one of those that matter, not touched by an edge only.
+    # A place drawn evenly at random gives the corners 0.1 of the mean.
+    assert mass.min() > 0.18 * mass.mean()
+    assert mass.max() < 2.2 * mass.mean()
+    # Each position is, in some pictures in a hundred, more than touched by an edge.
     assert ((patches(coverages).mean(3) > 0.25).mean(0) > 0.03).all()
 
 
 def test_pixels_of_the_finished_pictures_vary_at_every_position_of_the_grid():
     pictures = draw_split("concepts", "train", 6 * len(NAMES))[0].astype(np.float32).mean(-1)
     variance = patches(pictures).var(3).mean(0)
-    assert variance.min() > 0.25 * variance.mean()
+    assert variance.min() > 0.15 * variance.mean()
 
 
 def test_concepts_are_small_and_large(coverages):
     share = coverages.mean((1, 2))
     # A patch is 0.02 of a picture.
-    assert np.quantile(share, 0.1) < 0.05 and np.quantile(share, 0.9) > 0.15
-    assert share.min() > 0.004
+    assert share.min() > 0.015
+    assert np.quantile(share, 0.1) < 0.07 and np.quantile(share, 0.9) > 0.2
 
 
 def test_concepts_stand_out_from_their_backgrounds(coverages):
@@ -209,7 +210,7 @@ def test_pictures_of_one_class_differ_in_place_size_and_colour():
         areas = np.array([one.mean() for one in covered])
         colours = np.array([np.asarray(concepts.draw(rng(seed), name), np.float32).mean((0, 1)) for seed in seeds])
         assert (middles.std(0) > 8).all(), name
-        assert areas.max() > 2 * areas.min(), name
+        assert areas.max() > 1.5 * areas.min(), name  # lines do not grow with what they are drawn for
         assert (colours.std(0) > 10).all(), name
 
 

@@ -5,8 +5,8 @@ matters is found at every position of the 7 x 7 patches.
 
 What is drawn with what: the eight domains share nothing with this source but the primitives of `core.miniature.canvas` (pen, colours,
 hills, font); its letters are written here, not by the digits' code. Pretraining shares the drawings of `shapes` and of `objects`'
-`PRETRAINING_NAMES`, on other backgrounds and at other sizes; the other objects, `nature` and this file are drawn here alone. Pretraining
-has captions for letters, a lake, a volcano and sailing, too, but draws them with other code; the other names are new to the base.
+`PRETRAINING_NAMES`, on other backgrounds and at other sizes; the other objects and `nature` are drawn for this source alone. Pretraining
+has captions for letters, a lake, a volcano and sailing, too, but draws them with other code; of the other names it has none.
 """
 
 import math
@@ -22,6 +22,7 @@ from core.miniature.canvas import (
     Rng,
     font,
     mix,
+    random_center,
     random_color,
     random_gray,
     smooth_noise,
@@ -32,15 +33,15 @@ from core.miniature.canvas import (
 _SHAPES = tuple(name for name in shapes.NAMES if name not in ("hexagon", "octagon", "line"))
 # A diamond stands on its tip, so a square lies on a side.
 _SHAPE_ANGLES = {"square": math.pi / 4, "triangle": -math.pi / 2, "star": -math.pi / 2}
-# Neither like a digit nor, slightly turned, like one another.
-_LETTERS = "ACEHKLMRTY"
+# Like no digit, no ring and, turned a little, no other of them.
+_LETTERS = "AEHKMRTY"
 NAMES = (*_SHAPES, *objects.NAMES, *nature.NAMES, *(f"letter {letter}" for letter in _LETTERS))
 
-_SMALLEST, _LARGEST = 20.0, 45.0
+_SMALLEST, _LARGEST = 24.0, 46.0
 """Half the size of a concept, in pixels of the canvas."""
 _REACH = 1.4
 """No drawing, turned or not, goes farther from its middle, left, right, up or down, in units."""
-_MARGIN, _LETTER_MARGIN = 0.75, 0.9
+_MARGIN, _LETTER_MARGIN = 0.65, 0.9
 """The middle is at least so many units from every edge: a concept is told by most of itself, a letter by every stroke."""
 _LEAST_CONTRAST = 55.0
 """Between the mean brightness of a concept and that of what lies behind it."""
@@ -110,13 +111,12 @@ def _background(rng: Rng) -> Image.Image:
 
 
 def _scatter_specks(rng: Rng, image: Image.Image) -> None:
-    """Two pictures in five get a few spots that are no concept."""
-    if rng.random() < 0.6:
+    """One picture in three gets a few spots that are no concept."""
+    if rng.random() < 2 / 3:
         return
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 5)):
-        x, y = rng.uniform(4, CANVAS_SIZE - 4, 2).tolist()
-        speck = Pen(draw, x, y, rng.uniform(2, 5), rng.uniform(0, math.pi))
+        speck = Pen(draw, *random_center(rng, 4), rng.uniform(2, 5), rng.uniform(0, math.pi))
         color = random_color(rng, saturation=(0, 0.9))
         if rng.random() < 0.5:
             speck.ellipse(0, 0, 1, fill=color)

@@ -2,7 +2,7 @@
 
 import math
 
-from core.miniature.canvas import Color, Pen, Rng, random_color, random_gray, regular_polygon, scale_color
+from core.miniature.canvas import Color, Pen, Rng, random_color, regular_polygon, scale_color
 
 PRETRAINING_NAMES = (
     *("face", "flower", "fish", "clock", "mushroom", "balloon", "rocket", "chair", "envelope", "umbrella", "tree"),
@@ -10,7 +10,7 @@ PRETRAINING_NAMES = (
 )
 NAMES = (
     *PRETRAINING_NAMES,
-    *("sailing boat", "lighthouse", "windmill", "tent", "candle", "lamp", "key", "hammer", "glasses", "crown", "snowman"),
+    *("sailing boat", "lighthouse", "windmill", "tent", "candle", "lamp", "key", "glasses", "crown", "snowman"),
 )
 
 
@@ -121,12 +121,6 @@ def draw(rng: Rng, pen: Pen, name: str, color: Color, second: Color) -> None:
             pen.box(0.42, 0, 1.15, 0.17, metal)
             for tooth, length in ((0.55, 0.28), (0.88, 0.4)):
                 pen.box(tooth, length / 2, 0.15, length, metal)
-        case "hammer":
-            steel = random_gray(rng, 0.25, 0.7)
-            pen.box(0, 0.3, 0.2, 1.5, random_color(rng, 0.07, (0.5, 0.9), (0.4, 0.8)))
-            pen.box(0.15, -0.6, 0.9, 0.3, steel)
-            pen.box(0.65, -0.6, 0.2, 0.46, steel)
-            pen.polygon([(-0.3, -0.75), (-0.3, -0.5), (-0.6, -0.45), (-0.9, -0.2), (-0.7, -0.65)], steel)
         case "glasses":
             thickness = max(3, int(0.1 * pen.unit))
             for side in (-1, 1):
