@@ -35,7 +35,7 @@ HOMES = {
     "huggingface_hub": {"core/data/directory.py"},
     "pyarrow": {"core/data/parquet_layout.py", "core/data/parquet_split.py", "sweep/stages/label_files.py"},
     "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},
-    "scipy": {"core/metrics.py", "core/statistics.py"},
+    "scipy": {"core/metrics.py", *(m for m in MODULES if m.startswith("core/statistics/"))},
     "shap": {"core/shapley/shap_library.py"},
 }
 # `core` is the method: it knows nothing of how it is run.

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from core.statistics import least_squares_line, pearson
+from core.statistics import correlation_interval, least_squares_line, pearson
 
 
 @pytest.fixture
@@ -28,6 +29,15 @@ def test_r_and_p_agree_with_the_textbook_formulae(points):
     assert found.r == pytest.approx(r, rel=1e-12)
     assert found.p_value == pytest.approx(p_value, rel=1e-8)
     assert found.num_points == n
+
+
+def test_the_interval_of_r_is_fishers(points):
+    found = correlation_interval(*points, confidence=0.9)
+    z, half_width = math.atanh(pearson(*points).r), norm.ppf(0.95) / math.sqrt(56 - 3)
+    assert (found.low, found.high) == pytest.approx((math.tanh(z - half_width), math.tanh(z + half_width)), rel=1e-9)
+    assert (found.estimate, found.n) == (pearson(*points).r, 56)
+    for too_few in ([1.0, 2.0, 4.0], [3.0] * 5):
+        assert math.isnan(correlation_interval(too_few, range(len(too_few))).low)
 
 
 def test_line_agrees_with_polyfit(points):

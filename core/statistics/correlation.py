@@ -1,13 +1,13 @@
 """Pearson's correlation and the least-squares line, as Figure 3 reports them."""
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import pearsonr
 
-# A spread below this share of the largest value is rounding, not variance: r would be the correlation of two noises.
-SMALLEST_RELATIVE_SPREAD = 1e-12
+from core.statistics.intervals import Interval
+from core.statistics.points import complete_points, is_constant
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,25 @@ def pearson(x: ArrayLike, y: ArrayLike) -> Correlation:
     With fewer than three points, or where x or y is constant up to rounding, r and p are NaN: two points always
     lie on a line, and a constant correlates with nothing. Raises ValueError when the lengths differ.
     """
-    x, y = _complete_points(x, y)
-    if len(x) < 3 or _is_constant(x) or _is_constant(y):
-        return Correlation(r=float("nan"), p_value=float("nan"), num_points=len(x))
+    x, y = complete_points(x, y)
+    if len(x) < 3 or is_constant(x) or is_constant(y):
+        return Correlation(r=math.nan, p_value=math.nan, num_points=len(x))
     r, p_value = pearsonr(x, y)
     return Correlation(r=float(r), p_value=float(p_value), num_points=len(x))
+
+
+def correlation_interval(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Pearson's r with the interval of Fisher's z (1921), for independent points.
+
+    x, y: [n]; a point with NaN in either is left out. Points that are pairs of domains are not independent and want
+    `domain_correlation_interval`. With fewer than four points, or where `pearson` has no r, low and high are NaN.
+    """
+    x, y = complete_points(x, y)
+    found = pearson(x, y)
+    if len(x) < 4 or math.isnan(found.r):
+        return Interval(found.r, math.nan, math.nan, len(x), confidence)
+    low, high = pearsonr(x, y).confidence_interval(confidence)
+    return Interval(found.r, float(low), float(high), len(x), confidence)
 
 
 def least_squares_line(x: ArrayLike, y: ArrayLike) -> Line:
@@ -48,21 +62,9 @@ def least_squares_line(x: ArrayLike, y: ArrayLike) -> Line:
     rounding, slope and intercept are NaN. A constant y is a line like any other: its slope is 0.
     Raises ValueError when the lengths differ.
     """
-    x, y = _complete_points(x, y)
-    if len(x) < 3 or _is_constant(x):
-        return Line(slope=float("nan"), intercept=float("nan"))
+    x, y = complete_points(x, y)
+    if len(x) < 3 or is_constant(x):
+        return Line(slope=math.nan, intercept=math.nan)
     centred = x - x.mean()
     slope = float(centred @ (y - y.mean()) / (centred @ centred))
     return Line(slope=slope, intercept=float(y.mean() - slope * x.mean()))
-
-
-def _complete_points(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"x and y must be vectors of one length, not of shapes {x.shape} and {y.shape}")
-    is_complete = ~(np.isnan(x) | np.isnan(y))
-    return x[is_complete], y[is_complete]
-
-
-def _is_constant(values: NDArray[np.float64]) -> bool:
-    return bool(np.ptp(values) <= SMALLEST_RELATIVE_SPREAD * np.abs(values).max())
