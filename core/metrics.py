@@ -18,14 +18,24 @@ Scores = Mapping[str, float | None]
 """Score's name -> value. None: not defined for this model."""
 
 
+def are_correct(logits: Array, class_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[N]: whether a picture's largest logit is the true class's. logits [N, C]."""
+    return logits.argmax(axis=1) == class_ids
+
+
 def accuracy(logits: Array, class_ids: NDArray[np.int64]) -> float:
     """Share of pictures whose largest logit is the true class's. logits [N, C]."""
-    return float((logits.argmax(axis=1) == class_ids).mean())
+    return float(are_correct(logits, class_ids).mean())
+
+
+def squared_distances(attributions: Array, labels: Array) -> Array:
+    """[N]: squared L2 distance of a picture's attributions from its labels."""
+    return np.square(attributions.astype(np.float64) - labels).sum(axis=1)
 
 
 def e_rmse(attributions: Array, labels: Array) -> float:
     """Explanation RMSE: root of the mean over pictures of the squared L2 distance, the root of eq. 5."""
-    return float(np.sqrt(np.square(attributions.astype(np.float64) - labels).sum(axis=1).mean()))
+    return float(np.sqrt(squared_distances(attributions, labels).mean()))
 
 
 def best_scale(attributions: Array, labels: Array) -> float:
@@ -35,12 +45,17 @@ def best_scale(attributions: Array, labels: Array) -> float:
     return float((a * labels).sum() / power) if power > 0 else 0.0
 
 
-def correlation(attributions: Array, labels: Array) -> float:
-    """Mean over pictures of Pearson's r between predicted and label attributions; a constant map counts as 0."""
+def correlations(attributions: Array, labels: Array) -> Array:
+    """[N]: Pearson's r between a picture's predicted and label attributions; 0 for a constant map."""
     a = attributions - attributions.mean(axis=1, keepdims=True, dtype=np.float64)
     b = labels - labels.mean(axis=1, keepdims=True, dtype=np.float64)
     norms = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
-    return float(np.where(norms > 1e-12, (a * b).sum(axis=1) / np.maximum(norms, 1e-12), 0.0).mean())
+    return np.where(norms > 1e-12, (a * b).sum(axis=1) / np.maximum(norms, 1e-12), 0.0)
+
+
+def correlation(attributions: Array, labels: Array) -> float:
+    """Mean over pictures of Pearson's r between predicted and label attributions; a constant map counts as 0."""
+    return float(correlations(attributions, labels).mean())
 
 
 def top_patches(attributions: Array, k: int) -> NDArray[np.bool_]:
@@ -51,10 +66,15 @@ def top_patches(attributions: Array, k: int) -> NDArray[np.bool_]:
     return top
 
 
+def ious_at(k: int, attributions: Array, labels: Array) -> Array:
+    """[N]: overlap of a picture's two sets of top-K patches divided by their union."""
+    a, b = top_patches(attributions, k), top_patches(labels, k)
+    return (a & b).sum(axis=1) / (a | b).sum(axis=1)
+
+
 def iou_at(k: int, attributions: Array, labels: Array) -> float:
     """IoU@K: overlap of the two sets of top-K patches divided by their union, mean over pictures."""
-    a, b = top_patches(attributions, k), top_patches(labels, k)
-    return float(((a & b).sum(axis=1) / (a | b).sum(axis=1)).mean())
+    return float(ious_at(k, attributions, labels).mean())
 
 
 def chance_iou_at(k: int, num_patches: int) -> float:
@@ -65,28 +85,35 @@ def chance_iou_at(k: int, num_patches: int) -> float:
     return float((hypergeom(num_patches, k, k).pmf(overlaps) * overlaps / (2 * k - overlaps)).sum())
 
 
-def infidelity(
+def infidelities(
     attributions: Array, removed: NDArray[np.bool_], value_full: Array, perturbation_values: Array, *, at_best_scale: bool = False
-) -> float:
-    """Infidelity (Yeh et al. 2019) in patch space: E over perturbations I of (sum of phi over I - (v(all) - v(all without I)))^2.
+) -> Array:
+    """[N]: infidelity (Yeh et al. 2019) in patch space: E over perturbations I of (sum of phi over I - (v(all) - v(all without I)))^2.
 
     removed: [I, M], the perturbations; value_full: [N]; perturbation_values: [N, I], v(all without I). Exact Shapley values of an
-    additive game score 0. at_best_scale: with the attributions times the best single factor. Lower is better.
+    additive game score 0. at_best_scale: with the attributions times the factor that is best for all pictures together. Lower is better.
     """
     predicted = attributions.astype(np.float64) @ removed.T.astype(np.float64)
     change = value_full.astype(np.float64)[:, None] - perturbation_values
     if at_best_scale:
         power = np.square(predicted).sum()
         predicted = predicted * ((predicted * change).sum() / power if power > 0 else 0.0)
-    return float(np.square(predicted - change).mean())
+    return np.square(predicted - change).mean(axis=1)
+
+
+def infidelity(
+    attributions: Array, removed: NDArray[np.bool_], value_full: Array, perturbation_values: Array, *, at_best_scale: bool = False
+) -> float:
+    """Mean over pictures of `infidelities`."""
+    return float(infidelities(attributions, removed, value_full, perturbation_values, at_best_scale=at_best_scale).mean())
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
     """What the scores of a model on a split are computed from.
 
-    attributions, labels: [N, M]; removed: [I, M], value_full: [N], perturbation_values: [N, I], as for `infidelity`. accuracy: None for
-    what does not classify.
+    attributions, labels: [N, M]; removed: [I, M], value_full: [N], perturbation_values: [N, I], as for `infidelities`. is_correct: of all
+    pictures of the split, the N labelled ones first; None for what does not classify.
     """
 
     attributions: Array
@@ -94,7 +121,35 @@ class Scored:
     removed: NDArray[np.bool_]
     value_full: Array
     perturbation_values: Array
-    accuracy: float | None = None
+    is_correct: NDArray[np.bool_] | None = None
+
+    @property
+    def at_best_scale(self) -> Array:
+        """The attributions times the factor that is best for all pictures together."""
+        return best_scale(self.attributions, self.labels) * self.attributions
+
+
+def _itself(mean: Array) -> Array:
+    return mean
+
+
+@dataclass(frozen=True)
+class PictureMean:
+    """A score that is a function of a mean over pictures, so that it has an error bar: a bootstrap draws pictures.
+
+    per_picture: the pictures' values, None where the score is not defined. of_mean: their mean -> the score, elementwise.
+    """
+
+    per_picture: Callable[[Scored], Array | None]
+    of_mean: Callable[[Array], Array] = _itself
+
+    def __call__(self, scored: Scored) -> float | None:
+        values = self.per_picture(scored)
+        return None if values is None else float(self.of_pictures(values))
+
+    def of_pictures(self, values: Array) -> Array:
+        """The score of the pictures along the last axis: [..., N] -> [...]."""
+        return self.of_mean(values.mean(axis=-1))
 
 
 @dataclass(frozen=True)
@@ -102,7 +157,8 @@ class Score:
     """One score: how it is computed, and all that is said of it anywhere.
 
     name: its column and its metric in the record. title, meaning: for people; a meaning begins in lower case and ends in a full stop.
-    function: None for a normalised score, which is `numerator` divided by the prediction-only target model's. bounds: of its values.
+    function: a `PictureMean` wherever it is one; None for a normalised score, which is `numerator` divided by the prediction-only target
+    model's. bounds: of its values.
     is_also_normalized: its normalised form is a score too. is_defined_for_zero_map: a zero map orders no patches and correlates with
     nothing. chance: (number of patches, number of classes) -> the score of a random answer, where there is one. terminal_title: heads its
     column on the terminal; None: not shown there. reading: how to read its matrix of pairs, that of the normalised form where there is
@@ -145,7 +201,7 @@ _MEASURED = (
         "accuracy",
         "accuracy",
         "share of test pictures classified rightly.",
-        lambda scored: scored.accuracy,
+        PictureMean(lambda scored: None if scored.is_correct is None else scored.is_correct.astype(np.float64)),
         bounds=(0.0, 1.0),
         is_also_normalized=True,
         is_defined_for_zero_map=True,
@@ -158,7 +214,7 @@ _MEASURED = (
         "E-RMSE",
         "root of the mean over pictures of the squared L2 distance between predicted and label attributions of the true class (smaller is "
         "better). Shrinking every attribution towards 0 lowers it.",
-        lambda scored: e_rmse(scored.attributions, scored.labels),
+        PictureMean(lambda scored: squared_distances(scored.attributions, scored.labels), np.sqrt),
         lower_is_better=True,
         is_also_normalized=True,
         is_defined_for_zero_map=True,
@@ -170,7 +226,8 @@ _MEASURED = (
         "E-RMSE at best scale",
         "E-RMSE after all predictions are multiplied by the one number that suits them best: what is left when scale is no merit. Never "
         "above the zero predictor's.",
-        lambda scored: e_rmse(best_scale(scored.attributions, scored.labels) * scored.attributions, scored.labels),
+        # To first order the factor's own error does not count: it is where the score has its minimum.
+        PictureMean(lambda scored: squared_distances(scored.at_best_scale, scored.labels), np.sqrt),
         lower_is_better=True,
         is_defined_for_zero_map=True,
     ),
@@ -178,7 +235,7 @@ _MEASURED = (
         "correlation",
         "correlation",
         "Pearson correlation of predicted and label attributions in a picture, mean over pictures.",
-        lambda scored: correlation(scored.attributions, scored.labels),
+        PictureMean(lambda scored: correlations(scored.attributions, scored.labels)),
         bounds=(-1.0, 1.0),
         chance=lambda num_patches, num_classes: 0.0,
         terminal_title="corr.",
@@ -188,7 +245,7 @@ _MEASURED = (
         "iou_at_1",
         "IoU@1",
         "share of pictures whose strongest patch is the label's strongest patch.",
-        lambda scored: iou_at(1, scored.attributions, scored.labels),
+        PictureMean(lambda scored: ious_at(1, scored.attributions, scored.labels)),
         bounds=(0.0, 1.0),
         chance=lambda num_patches, num_classes: chance_iou_at(1, num_patches),
     ),
@@ -196,7 +253,7 @@ _MEASURED = (
         "iou_at_10",
         "IoU@10",
         "overlap of the ten strongest patches with the label's ten, divided by their union. Chance is not 0.",
-        lambda scored: iou_at(10, scored.attributions, scored.labels),
+        PictureMean(lambda scored: ious_at(10, scored.attributions, scored.labels)),
         bounds=(0.0, 1.0),
         chance=lambda num_patches, num_classes: chance_iou_at(10, num_patches),
         terminal_title="IoU@10",
@@ -207,7 +264,7 @@ _MEASURED = (
         "infidelity",
         "mean squared gap between the attributions of a set of patches and the change of the logit when the set is hidden (smaller is "
         "better). Needs no labels.",
-        lambda scored: infidelity(scored.attributions, scored.removed, scored.value_full, scored.perturbation_values),
+        PictureMean(lambda scored: infidelities(scored.attributions, scored.removed, scored.value_full, scored.perturbation_values)),
         lower_is_better=True,
         is_defined_for_zero_map=True,
     ),
@@ -215,8 +272,10 @@ _MEASURED = (
         "infidelity_at_best_scale",
         "infidelity at best scale",
         "infidelity after the attributions are multiplied by the best single number.",
-        lambda scored: infidelity(
-            scored.attributions, scored.removed, scored.value_full, scored.perturbation_values, at_best_scale=True
+        PictureMean(
+            lambda scored: infidelities(
+                scored.attributions, scored.removed, scored.value_full, scored.perturbation_values, at_best_scale=True
+            )
         ),
         lower_is_better=True,
     ),
@@ -235,6 +294,22 @@ def attribution_scores(scored: Scored) -> Scores:
         for score in SCORES
         if score.function is not None
     }
+
+
+def per_picture_scores(scored: Scored) -> Mapping[str, Array]:
+    """Name of a score -> its value for each picture; `of_pictures` of the score's function makes the split's score of them.
+
+    Only scores that are a `PictureMean` and are defined for these attributions. Values of accuracy are of all pictures of the split, the
+    others of the labelled ones; those of the scores at the best scale are at the whole split's.
+    """
+    is_zero_map = not scored.attributions.any()
+    found: dict[str, Array] = {}
+    for score in SCORES:
+        if isinstance(score.function, PictureMean) and (score.is_defined_for_zero_map or not is_zero_map):
+            values = score.function.per_picture(scored)
+            if values is not None:
+                found[score.name] = values
+    return found
 
 
 def chance_scores(num_patches: int, num_classes: int) -> Scores:

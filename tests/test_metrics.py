@@ -8,9 +8,12 @@ from scipy.stats import pearsonr
 
 from core.games.attribution_labels import perturbations
 from core.metrics import (
+    SCORE_NAMED,
     SCORES,
+    PictureMean,
     Scored,
     accuracy,
+    are_correct,
     attribution_scores,
     best_scale,
     chance_iou_at,
@@ -20,6 +23,7 @@ from core.metrics import (
     infidelity,
     iou_at,
     mean_scores,
+    per_picture_scores,
     top_patches,
     with_normalized,
 )
@@ -85,12 +89,14 @@ def test_perturbations_are_fixed_and_cover_small_and_large_ones():
 def test_accuracy_is_the_share_of_largest_logits_at_the_true_class():
     logits = np.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert accuracy(logits, np.array([1, 0, 0])) == pytest.approx(2 / 3)
+    assert are_correct(logits, np.array([1, 0, 0])).tolist() == [True, True, False]
 
 
 def _scored(attributions: np.ndarray, labels: np.ndarray, accuracy: float | None = None) -> Scored:
-    """Attributions beside labels that are the exact values of an additive game."""
+    """Attributions beside labels that are the exact values of an additive game; of ten pictures a share is correct."""
     removed = perturbations(49, 16)
-    return Scored(attributions, labels, removed, labels.sum(1), labels.sum(1)[:, None] - labels @ removed.T, accuracy)
+    is_correct = None if accuracy is None else np.arange(10) < round(10 * accuracy)
+    return Scored(attributions, labels, removed, labels.sum(1), labels.sum(1)[:, None] - labels @ removed.T, is_correct)
 
 
 def test_the_table_computes_each_score_by_its_name():
@@ -106,6 +112,38 @@ def test_a_zero_map_has_no_score_that_needs_an_order_of_patches():
     scores = attribution_scores(_scored(0 * B, B))
     assert {name for name, value in scores.items() if value is not None} == {"e_rmse", "e_rmse_at_best_scale", "infidelity"}
     assert scores["e_rmse"] == scores["e_rmse_at_best_scale"] == pytest.approx(np.sqrt((B**2).sum(1).mean()))
+
+
+def test_the_score_of_a_split_is_that_of_its_pictures():
+    scored = _scored(A + B, B, accuracy=0.7)
+    values, scores = per_picture_scores(scored), attribution_scores(scored)
+    assert list(values) == list(scores)
+    for name, of_pictures in values.items():
+        function = SCORE_NAMED[name].function
+        assert isinstance(function, PictureMean)
+        # A mean of means of equally many is the mean: rounding only.
+        assert function.of_pictures(of_pictures) == pytest.approx(scores[name], rel=1e-12)
+        assert function.of_pictures(np.stack([of_pictures, 0 * of_pictures])) == pytest.approx([scores[name], 0])
+
+
+def test_the_value_of_a_picture_is_the_score_of_a_split_of_it_alone():
+    scored = _scored(A + B, B)
+    values = per_picture_scores(scored)
+    known = {
+        "e_rmse": lambda i: e_rmse(scored.attributions[i], B[i]) ** 2,
+        "e_rmse_at_best_scale": lambda i: e_rmse(best_scale(scored.attributions, B) * scored.attributions[i], B[i]) ** 2,
+        "correlation": lambda i: correlation(scored.attributions[i], B[i]),
+        "iou_at_1": lambda i: iou_at(1, scored.attributions[i], B[i]),
+        "iou_at_10": lambda i: iou_at(10, scored.attributions[i], B[i]),
+        "infidelity": lambda i: infidelity(scored.attributions[i], scored.removed, B[i].sum(1), scored.perturbation_values[i]),
+    }
+    for name, score in known.items():
+        assert values[name] == pytest.approx([score([picture]) for picture in range(len(B))], rel=1e-12), name
+
+
+def test_pictures_have_no_values_of_scores_that_are_not_defined():
+    assert set(per_picture_scores(_scored(0 * B, B))) == {"e_rmse", "e_rmse_at_best_scale", "infidelity"}
+    assert len(per_picture_scores(_scored(B, B, accuracy=0.5))["accuracy"]) == 10
 
 
 def test_chance_scores_are_those_of_random_maps_and_random_classes():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.games.attribution_labels import AttributionLabels, perturbations
-from core.metrics import Scored, Scores, attribution_scores
+from core.metrics import Scored, Scores, are_correct, attribution_scores
 from core.metrics import accuracy as accuracy_of
 from core.model import Preprocessing, SelfExplainingClassifier
 from sweep.experiment.config import Device
@@ -66,20 +66,20 @@ class SplitEvaluator:
     def scores(self, classifier: SelfExplainingClassifier) -> Scores:
         """Every score of a model."""
         logits, attributions = self.outputs(classifier)
-        return self.map_scores(attributions, accuracy_of(logits, self._pictures.class_ids))
+        return self.map_scores(attributions, are_correct(logits, self._pictures.class_ids))
 
-    def map_scores(self, attributions: np.ndarray, accuracy: float | None = None) -> Scores:
+    def map_scores(self, attributions: np.ndarray, is_correct: np.ndarray | None = None) -> Scores:
         """Scores of attributions [L, M] (or of one map [M] for all pictures) without a model."""
-        return map_scores(self.labels, self._removed, attributions, accuracy)
+        return map_scores(self.labels, self._removed, attributions, is_correct)
 
 
 def map_scores(
-    labels: AttributionLabels, removed: np.ndarray, attributions: np.ndarray, accuracy: float | None = None
+    labels: AttributionLabels, removed: np.ndarray, attributions: np.ndarray, is_correct: np.ndarray | None = None
 ) -> Scores:
     """Scores of attributions [L, M] (or of one map [M] for all pictures) against labels of L pictures."""
     attributions = np.broadcast_to(attributions, labels.attributions.shape)
     return attribution_scores(
-        Scored(attributions, labels.attributions, removed, labels.value_full, labels.perturbation_values, accuracy)
+        Scored(attributions, labels.attributions, removed, labels.value_full, labels.perturbation_values, is_correct)
     )
 
 
