@@ -18,9 +18,10 @@ def paired_proportion_bound(correct_model: ArrayLike, correct_reference: ArrayLi
     recovering variances from them (Zou and Donner, 2008). Where the models agree on every picture that leaves the exact limit of the
     kept share: with n right answers (1 - confidence)^(1/n), so that 59 are the fewest that show a ratio of 0.95 at 95 %.
 
-    It errs to the safe side. The delta method and the asymptotic score limit (Tang et al., 2003) do not: where the model loses a few
-    answers and gains none, a 95 % limit of theirs held in as few as 56 % of samples of 25 pictures, by simulation. Where the reference
-    has nothing right the ratio is NaN and the limit 0.
+    It errs to the safe side: for ratios of 0.5 to 1.2 and 25 to 200 pictures a 95 % limit held in at least 95 % of samples. The delta
+    method's, which is the ratio itself where no answer was lost, held in as few as 53 % of samples of 25 pictures; the asymptotic score
+    limit (Tang et al., 2003) in as few as 92 % of samples of 200, and is higher by 0.02 at 25 pictures and 0.003 at 200. Where the
+    reference has nothing right the ratio is NaN and the limit 0.
     """
     of_model, of_reference = np.asarray(correct_model, dtype=bool), np.asarray(correct_reference, dtype=bool)
     if of_model.ndim != 1 or of_model.shape != of_reference.shape:
