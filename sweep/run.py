@@ -40,6 +40,7 @@ EXIT_INTERRUPTED = 130
 FIRST_STEPS = """\
 first steps:
   python -m sweep.run all_pairs                      the embedded miniature suite: minutes on a laptop, nothing to prepare
+  python -m sweep.run universal                      one explainability vector from a diverse source, for every target
   python -m sweep.run all_pairs --domains A B        your own image sets (a directory per class, or Parquet); add --dry-run to check them
   python -m sweep.run label --data A --model miniature --out labels/     Shapley labels of one data set
   python -m sweep.run transfer --help                make your own fine-tuned checkpoint explain itself; then `explain` shows it

@@ -39,12 +39,13 @@ TOLERANCE = 1e-3
 
 DIGITS = ["--suite", "miniature", "--domains", "clean_digits", "street_digits", "--precision", "float32", "--alphas", "0.5"]
 SMALL = [
-    *("--num-steps", "2", "--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4"),
+    *("--num-steps", "2", "--validation-share", "0.1", "--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4"),
     *("--budget", "104", "--test-budget", "104"),
 ]
 GRID = [*SMALL, "--search", "grid", "--lambdas", "0,0.8"]
 OPTUNA = [*SMALL, "--search", "optuna", "--num-trials", "3"]
 LEARNING = [
+    *("--validation-share", "0.1"),
     *("--num-steps", "2", "--max-train-pictures", "74", "--max-test-pictures", "12", "--budget", "104", "--test-budget", "104"),
     *("--estimator", "calibrated", "--calibration-budget", "102"),
 ]

@@ -38,7 +38,7 @@ HOMES = {
     },
     "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},
     "scipy": {"core/metrics.py", *(m for m in MODULES if m.startswith("core/statistics/"))},
-    "shap": {"core/shapley/shap_library.py"},
+    "shap": {"core/shapley/shap_library.py", "sweep/explain/explanation.py"},
 }
 # `core` is the method: it knows nothing of how it is run.
 NOT_IN_CORE = {"sweep", "ray", "optuna", "mlflow", "matplotlib", "pandas", "psutil"}

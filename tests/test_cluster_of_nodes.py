@@ -23,6 +23,7 @@ from sweep.store.artifacts import Store
 
 SWEEP = [
     *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--num-steps", "60", "--alphas", "0.5"),
+    *("--validation-share", "0.1"),
     *("--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8", "--budget", "128", "--test-budget", "256"),
     *("--precision", "float32", "--search", "grid", "--lambdas", "0,0.8"),
 ]

@@ -252,8 +252,8 @@ def test_what_help_says_to_type_is_accepted(domains, monkeypatch, tmp_path):
     no_engines(monkeypatch)
     monkeypatch.chdir(tmp_path)
     lines = [line.split("  ")[0].split() for line in command_line.FIRST_STEPS.replace("  python", "python").splitlines()]
-    typed = [words[3:] for words in lines if words[:3] == ["python", "-m", "sweep.run"] and "COMMAND" not in words]
-    assert [words[0] for words in typed] == ["all_pairs", "all_pairs", "label"]
+    typed = [words[3:] for words in lines if words[:3] == ["python", "-m", "sweep.run"] and "--help" not in words]
+    assert [words[0] for words in typed] == ["all_pairs", "universal", "all_pairs", "label"]
     for words in typed:
         places = {"A": str(domains[0]), "B": str(domains[1])}
         assert command_line.main([*(places.get(word, word) for word in words), "--dry-run"]) == 0

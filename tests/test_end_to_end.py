@@ -24,6 +24,7 @@ from core.metrics import SCORES
 from sweep.store.artifacts import Store
 
 TINY = [
+    *("--validation-share", "0.1"),
     *("--num-steps", "20", "--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8"),
     *("--budget", "128", "--test-budget", "256", "--precision", "float32", "--workers", "2"),
     *("--search", "grid", "--lambdas", "0,0.4,0.8,1.2"),

@@ -185,6 +185,7 @@ def test_the_estimator_labels_a_data_set(tree, tmp_path):
 
 SWEEP = [
     *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--num-steps", "4", "--search", "grid"),
+    *("--validation-share", "0.1"),
     *("--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "64", "--test-budget", "64"),
     *("--lambdas", "0,0.8", "--precision", "float32", "--estimator", "halves"),
 ]

@@ -118,6 +118,7 @@ def test_what_was_learned_of_one_split_is_not_taken_for_another(tmp_path):
 
 
 SWEEP = [
+    *("--validation-share", "0.1"),
     *("--alphas", "0.5", "--num-steps", "2", "--max-train-pictures", "74", "--max-test-pictures", "12", "--max-test-labels", "4"),
     *("--search", "grid", "--lambdas", "0,0.8", "--precision", "float32", "--suite", "miniature", "--domains", "clean_digits"),
     *("street_digits", "--sources", "clean_digits", "--targets", "street_digits"),
@@ -146,7 +147,8 @@ def test_a_sweep_takes_an_estimator_that_learns(tmp_path, here, monkeypatch, cap
 
 def test_a_sweeps_surrogate_labels_its_training_pictures_without_another_evaluation(tmp_path):
     store = Store(str(tmp_path / "store"))
-    sizes = ["--max-train-pictures", str(LEAST_PICTURES * 10 // 9 + 2), "--budget", "16", "--test-budget", "16"]
+    sizes = ["--validation-share", "0.1", "--max-train-pictures", str(LEAST_PICTURES * 10 // 9 + 2)]
+    sizes += ["--budget", "16", "--test-budget", "16"]
     graph = sweep_graph_of(store, *SWEEP, *sizes, "--estimator", "surrogate", "--calibration-budget", "102")
     train, test = graph.labels("street_digits", "train"), graph.labels("street_digits", "test")
     graph_pictures = graph.pictures("street_digits")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.attribution_head import AttributionHead
 from core.games.attribution_labels import AttributionLabels, perturbations
+from core.map_scale import fit_scale
 from core.metrics import Scored, Scores, are_correct, attribution_scores
 from core.metrics import accuracy as accuracy_of
 from core.model import Preprocessing, SelfExplainingClassifier
@@ -77,6 +78,14 @@ class SplitEvaluator:
         """Every score of a model."""
         logits, attributions = self.outputs(classifier)
         return self.map_scores(attributions, are_correct(logits, self._pictures.class_ids))
+
+    def is_correct(self, logits: np.ndarray) -> np.ndarray:
+        """Which pictures are classified rightly. [N, C] -> bool [N]"""
+        return are_correct(logits, self._pictures.class_ids)
+
+    def map_scale(self, head: AttributionHead, attributions: np.ndarray) -> float:
+        """The factor of a head's maps [L, M] that suits the pictures' own game values best; reads no label."""
+        return fit_scale(head, attributions, self._removed, self.labels.value_full, self.labels.perturbation_values)
 
     def map_scores(self, attributions: np.ndarray, is_correct: np.ndarray | None = None) -> Scores:
         """Scores of attributions [L, M] (or of one map [M] for all pictures) without a model."""
