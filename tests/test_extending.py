@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -111,14 +114,23 @@ def run(options: argparse.Namespace) -> None:
     print(f"{number} label sets")
 '''
 PROGRAM = """
-import sys
+import contextlib, io, json, sys
 import pytest
 from in_process import engines_here
 from sweep import run
 
+def answer(arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = run.main(arguments)
+        except SystemExit as ended:  # argparse's
+            code = ended.code
+    return code, out.getvalue(), err.getvalue()
+
 with pytest.MonkeyPatch.context() as patch:
     engines_here(patch)
-    sys.exit(run.main(sys.argv[1:]))
+    json.dump({name: answer(arguments) for name, arguments in json.loads(sys.argv[1]).items()}, sys.stdout)
 """
 CHANGED = {"core/metrics.py", "core/merging.py"}
 ADDED = {"core/shapley/halves.py", "sweep/commands/count.py"}
@@ -145,10 +157,48 @@ def tree(tmp_path_factory) -> Path:
     return directory
 
 
-def command(tree: Path, cwd: Path, *arguments: str, program: tuple[str, ...] = ("-m", "sweep.run")) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(tree), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+SWEEP = [
+    *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--num-steps", "4"),
+    *("--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "64", "--test-budget", "64"),
+    *("--search", "grid", "--lambdas", "0,0.8", "--precision", "float32", "--estimator", "halves"),
+]
+LABEL = ["label", "--data", "noise", "--model", "miniature", "--out", "out", "--estimator", "halves", "--dry-run"]
+COMMANDS = {
+    "help": ["--help"],
+    "help of a sweep": ["all_pairs", "--help"],
+    "label": [*LABEL, "--budget", "64"],
+    "label with too few": [*LABEL, "--budget", "8"],
+    "sweep by sign": [*SWEEP, "--merge", "sign_agreement"],
+    "sweep by addition": [*SWEEP, "--merge", "addition"],
+    "count": ["count", "sweep_store"],
+    "count elsewhere": ["count", "elsewhere"],
+}
+
+
+class Answer(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Used:
+    """The copy at work: where its commands ran, in one process one after the other, and what they answered."""
+
+    directory: Path
+    answers: dict[str, Answer]
+
+
+@pytest.fixture(scope="module")
+def used(tree, tmp_path_factory, new_database) -> Used:
+    directory = tmp_path_factory.mktemp("used")
+    shutil.copyfile(new_database, directory / "mlflow.db")
+    write_noise(directory / "noise")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROGRAM, json.dumps(COMMANDS)]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return Used(directory, {name: Answer(*answer) for name, answer in json.loads(done.stdout).items()})
 
 
 def test_each_touches_one_file(tree):
@@ -157,35 +207,17 @@ def test_each_touches_one_file(tree):
     assert {name for name in files(ROOT) if not filecmp.cmp(ROOT / name, tree / name, shallow=False)} == CHANGED
 
 
-def test_the_command_line_offers_them(tree, tmp_path):
-    assert "count the label sets of a store" in command(tree, tmp_path, "--help").stdout
-    text = command(tree, tmp_path, "all_pairs", "--help").stdout
+def test_the_command_line_offers_them(used):
+    assert "count the label sets of a store" in used.answers["help"].stdout
+    text = used.answers["help of a sweep"].stdout
     assert "sign_agreement" in text and "halves" in text
 
 
-def test_the_estimator_labels_a_data_set(tree, tmp_path):
-    data = write_noise(tmp_path / "noise")
-    asked = ["label", "--data", str(data), "--model", "miniature", "--out", "out", "--estimator", "halves", "--dry-run"]
-    done = command(tree, tmp_path, *asked, "--budget", "64")
-    assert done.returncode == 0 and "halves, 64 evaluations" in done.stdout, done.stderr
-    refused = command(tree, tmp_path, *asked, "--budget", "8")
-    assert refused.returncode == 2 and "at least 16 are needed" in refused.stderr
-
-
-SWEEP = [
-    *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--num-steps", "4", "--search", "grid"),
-    *("--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "64", "--test-budget", "64"),
-    *("--lambdas", "0,0.8", "--precision", "float32", "--estimator", "halves"),
-]
-
-
-@pytest.fixture(scope="module")
-def swept(tree, tmp_path_factory) -> tuple[Path, str]:
-    """A sweep in the copy that uses score, merge rule and estimator: where it ran, what it said."""
-    directory = tmp_path_factory.mktemp("swept")
-    done = command(tree, directory, "all_pairs", *SWEEP, "--merge", "sign_agreement", program=("-c", PROGRAM))
-    assert done.returncode == 0, done.stderr
-    return directory, done.stdout
+def test_the_estimator_labels_a_data_set(used):
+    done = used.answers["label"]
+    assert done.code == 0 and "halves, 64 evaluations" in done.stdout, done.stderr
+    refused = used.answers["label with too few"]
+    assert refused.code == 2 and "at least 16 are needed" in refused.stderr
 
 
 def stored(directory: Path, kind: str, name: str) -> list[Path]:
@@ -194,43 +226,52 @@ def stored(directory: Path, kind: str, name: str) -> list[Path]:
     return [path for path in found if f'"stage": "{kind}"' in (path.parent / "manifest.json").read_text()]
 
 
-def test_a_score_reaches_cells_references_record_report_figures_and_terminal(swept):
-    directory, said = swept
-    (page,) = stored(directory, "result", "report.html")
+def result_of(directory: Path, merge: str) -> Path:
+    """The directory of a sweep's result."""
+    (found,) = (
+        path.parent
+        for path in stored(directory, "result", "result.json")
+        if json.loads(path.read_text())["provenance"]["search.merge"] == merge
+    )
+    return found
+
+
+def test_a_score_reaches_cells_references_record_report_figures_and_terminal(used):
+    directory, done = used.directory, used.answers["sweep by sign"]
+    assert done.code == 0, done.stderr
+    result = result_of(directory, "sign_agreement")
     for name in ("cells", "references"):
-        table = pd.read_parquet(page.parent / f"{name}.parquet")
+        table = pd.read_parquet(result / f"{name}.parquet")
         assert list(table.columns)[-1] == "peak" and table["peak"].notna().any()
-    rows = pd.read_parquet(page.parent / "references.parquet")
+    rows = pd.read_parquet(result / "references.parquet")
     means = [np.load(path).max() for path in stored(directory, "label_set", "mean_map.npy")]
     for peak in rows[rows["reference"] == "mean_map"]["peak"]:  # of one map for all pictures: its own largest value
         assert np.isclose(means, peak, rtol=1e-5).any()
-    lines = said.splitlines()
+    lines = done.stdout.splitlines()
     header = next(index for index, line in enumerate(lines) if line.startswith("source -> target"))
     assert lines[header].endswith("  IoU@10   peak")
-    text = page.read_text(encoding="utf-8")
+    text = (result / "report.html").read_text(encoding="utf-8")
     assert text.count('<th scope="col">peak height</th>') == 3 and "mean over pictures of the largest attribution." in text
     assert "The darker, the higher the peak." in text
-    assert (page.parent / "figures" / "matrix_peak.png").stat().st_size > 1000
+    assert (result / "figures" / "matrix_peak.png").stat().st_size > 1000
     for run in runs(directory, "pair"):
         assert "peak" in run.data.metrics
     assert client(directory).get_experiment_by_name("all_pairs/miniature") is not None
 
 
-def test_a_merge_rule_is_named_in_the_record_and_merges_otherwise_than_addition(swept, tree):
-    directory, _ = swept
-    (parent,) = runs(directory, "sweep")
-    assert parent.data.params["merge"] == "sign_agreement" and parent.data.params["label_estimator"] == "halves"
-    done = command(tree, directory, "all_pairs", *SWEEP, "--merge", "addition", program=("-c", PROGRAM))
-    assert done.returncode == 0, done.stderr
-    found = [pd.read_parquet(path) for path in stored(directory, "result", "cells.parquet")]
+def test_a_merge_rule_is_named_in_the_record_and_merges_otherwise_than_addition(used):
+    directory, done = used.directory, used.answers["sweep by addition"]
+    assert done.code == 0, done.stderr
+    recorded = runs(directory, "sweep")
+    assert sorted(run.data.params["merge"] for run in recorded) == ["addition", "sign_agreement"]
+    assert {run.data.params["label_estimator"] for run in recorded} == {"halves"}
+    found = [pd.read_parquet(result_of(directory, merge) / "cells.parquet") for merge in ("sign_agreement", "addition")]
     by_sign, by_addition = (table[(table["split"] == "validation") & (table["lambda2"] == 0.8)]["e_rmse"].to_numpy() for table in found)
     assert (abs(by_sign - by_addition) > 1e-5).all()
     assert len(stored(directory, "finetune", "manifest.json")) == 4  # the same models, merged twice
 
 
-def test_a_command_runs_and_its_bad_input_is_refused_like_any_other(swept, tree, tmp_path):
-    directory, _ = swept
-    done = command(tree, directory, "count", "sweep_store")
-    assert (done.returncode, done.stdout) == (0, "8 label sets\n"), done.stderr
-    refused = command(tree, tmp_path, "count", "elsewhere")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: ") and "holds no labels" in refused.stderr
+def test_a_command_runs_and_its_bad_input_is_refused_like_any_other(used):
+    done, refused = used.answers["count"], used.answers["count elsewhere"]
+    assert (done.code, done.stdout) == (0, "8 label sets\n"), done.stderr
+    assert refused.code == 2 and refused.stderr.startswith("error: ") and "holds no labels" in refused.stderr
