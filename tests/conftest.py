@@ -10,26 +10,35 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from core import miniature
+from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings
 from core.model import Base, SelfExplainingClassifier, load_base
+from sweep.record.tracker import Tracker
 
 # Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket. `make test` runs
 # both groups, and the other tests, side by side.
 GROUPS = {
-    "engines": ("test_quality.py", "test_end_to_end.py", "test_own_image_sets"),
+    "engines": ("test_quality.py", "test_end_to_end.py", "test_own_image_sets.py"),
     "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py"),
 }
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whoever asks for one group (`-m engines`) need not import the files of the others: that takes seconds and a gigabyte."""
+    names = GROUPS.get(config.option.markexpr)
+    return True if names and collection_path.suffix == ".py" and collection_path.name not in names else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for group, names in GROUPS.items():
-            if any(name in item.nodeid for name in names):
+            if item.path.name in names:
                 item.add_marker(getattr(pytest.mark, group))
 
 
@@ -60,6 +69,33 @@ def sign_classifier(base: Base) -> SelfExplainingClassifier:
     """The zero-shot classifier of traffic signs. Tests that train take a copy."""
     spec = miniature.domain_spec("traffic_signs")
     return base.classifier(base.head(spec.class_names, spec.templates)).eval()
+
+
+@pytest.fixture(scope="session")
+def references(signs: Pictures, sign_classifier: SelfExplainingClassifier) -> AttributionLabels:
+    """Labels of the first 16 signs by permutations at a high budget, of a role of their own."""
+    settings = LabelSettings(budget=960, estimator="permutation", pool_size=8)
+    return Labeller(sign_classifier, settings, "reference").label(signs.inputs[:16], signs.class_ids[:16], signs.ids[:16])
+
+
+@pytest.fixture(scope="session")
+def vit() -> Base:
+    """ViT-S/32 with random weights: of another width, depth, patch and picture size than the miniature, and built in a second."""
+    torch.set_num_threads(1)
+    return load_base("ViT-S-32-alt:random")
+
+
+@pytest.fixture(scope="session")
+def vit_classifier(vit: Base) -> SelfExplainingClassifier:
+    return vit.classifier(vit.head(["cat", "dog"], ["a photo of a {}."])).eval()
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow database for all tests to copy: creating one takes seconds."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    Tracker(f"sqlite:///{path}", "unused").check()
+    return path
 
 
 @pytest.fixture

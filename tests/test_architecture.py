@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,21 @@ HOMES = {
 NOT_IN_CORE = {"sweep", "ray", "optuna", "mlflow", "matplotlib", "pandas", "psutil"}
 
 
-def imports_of(module: str) -> set[str]:
+@cache
+def syntax_of(module: str) -> ast.Module:
+    return ast.parse((ROOT / module).read_text())
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
     """Everything that is imported; `from a import b` as a.b."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+    for node in ast.walk(syntax_of(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def uses(module: str, library: str) -> bool:
@@ -112,9 +119,8 @@ def test_the_drawings_need_neither_torch_nor_open_clip():
 def test_nothing_unpickles_files_of_others():
     """Weights are safetensors; the one torch.load reads a training's own checkpoint, weights only."""
     for module in MODULES:
-        source = (ROOT / module).read_text()
-        assert "pickle.load" not in source, module
-        for node in ast.walk(ast.parse(source)):
+        assert "pickle.load" not in (ROOT / module).read_text(), module
+        for node in ast.walk(syntax_of(module)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), module
 

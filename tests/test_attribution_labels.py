@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings, perturbations, precision_shift
 from core.games.coalition_values import CoalitionEvaluator
-from core.model import load_base
 from core.shapley.kernel_shap import sample_coalitions
 
 
@@ -38,22 +37,20 @@ def plain_values(classifier, inputs, class_ids, coalitions, scale, value):
 @pytest.mark.parametrize("value", ["logit", "log_odds", "probability"])
 @pytest.mark.parametrize("batch_size", [7, 64, 500])
 def test_token_space_masking_equals_the_plain_masked_forward_pass(signs, sign_classifier, value, batch_size):
-    coalitions = torch.from_numpy(sample_coalitions(49, 100, seed=3).coalitions)
+    coalitions = torch.from_numpy(sample_coalitions(49, 100, seed=3).coalitions[::3])
     evaluator = CoalitionEvaluator(sign_classifier, value=value, label_scale=3.5, batch_size=batch_size)
     ours = evaluator.values(signs.inputs[:3], signs.class_ids[:3], coalitions)
     plain = plain_values(sign_classifier, signs.inputs[:3], signs.class_ids[:3], coalitions, 3.5, value)
     # float32: two orders of summation of the same numbers
     torch.testing.assert_close(ours, plain, atol=2e-5, rtol=2e-4)
-    assert evaluator.num_evaluations == 300
+    assert evaluator.num_evaluations == ours.numel() > 90
 
 
-def test_token_space_masking_equals_the_plain_forward_pass_of_vit_b_32():
-    base = load_base("ViT-B-32:random")
-    classifier = base.classifier(base.head(["cat", "dog"], ["a photo of a {}."])).eval()
+def test_token_space_masking_equals_the_plain_forward_pass_of_another_tower(vit_classifier):
     inputs = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     coalitions = torch.from_numpy(sample_coalitions(49, 96, seed=0).coalitions[:6])
-    ours = CoalitionEvaluator(classifier).values(inputs, torch.tensor([0]), coalitions)
-    plain = plain_values(classifier, inputs, torch.tensor([0]), coalitions, 3.5, "logit")
+    ours = CoalitionEvaluator(vit_classifier).values(inputs, torch.tensor([0]), coalitions)
+    plain = plain_values(vit_classifier, inputs, torch.tensor([0]), coalitions, 3.5, "logit")
     torch.testing.assert_close(ours, plain, atol=2e-5, rtol=2e-4)
 
 
@@ -78,7 +75,7 @@ def test_dropped_tokens_equal_the_plain_forward_pass_over_the_tokens_that_are_le
 def test_bfloat16_shifts_labels_by_less_than_a_tenth_of_their_standard_error(signs, sign_classifier):
     exact, low = (
         Labeller(sign_classifier, LabelSettings(budget=512, precision=precision), "train").label(
-            signs.inputs[:8], signs.class_ids[:8], signs.ids[:8]
+            signs.inputs[:4], signs.class_ids[:4], signs.ids[:4]
         )
         for precision in ("float32", "bfloat16")
     )
@@ -90,13 +87,6 @@ def test_the_shift_by_low_precision_is_measured(signs, sign_classifier):
     some = signs.inputs[:4], signs.class_ids[:4]
     assert precision_shift(sign_classifier, LabelSettings(precision="float32"), *some) == 0.0
     assert 0.0 < precision_shift(sign_classifier, LabelSettings(precision="bfloat16"), *some) < 0.1
-
-
-@pytest.fixture(scope="module")
-def references(signs, sign_classifier) -> AttributionLabels:
-    """Labels of 16 signs at a high budget, of a pool of their own."""
-    settings = LabelSettings(budget=1248, estimator="permutation", pool_size=8)
-    return Labeller(sign_classifier, settings, "reference").label(signs.inputs[:16], signs.class_ids[:16], signs.ids[:16])
 
 
 @pytest.mark.parametrize(("estimator", "budget"), [("kernel_shap", 256), ("leverage", 256), ("permutation", 480), ("size_adjusted", 224)])
@@ -112,7 +102,7 @@ def test_error_bars_cover_the_error_against_a_high_budget(signs, sign_classifier
 
 
 def test_pictures_stop_early_when_their_error_bar_is_small_enough(signs, sign_classifier):
-    some = signs.inputs[:12], signs.class_ids[:12], signs.ids[:12]
+    some = signs.inputs[:5], signs.class_ids[:5], signs.ids[:5]
     full = Labeller(sign_classifier, LabelSettings(budget=1024, pool_size=3), "train").label(*some)
     settings = LabelSettings(budget=1024, pool_size=3, target_error=0.5)
     assert settings.rounds(49) == [512, 1024]
@@ -122,13 +112,14 @@ def test_pictures_stop_early_when_their_error_bar_is_small_enough(signs, sign_cl
     relative = np.sqrt(np.square(early.standard_error).mean(1) / np.square(early.attributions).mean(1))
     stopped = early.budget < 1024
     assert stopped.any() and not stopped.all() and (relative[stopped] <= 0.5).all()
-    assert labeller.evaluator.num_evaluations == early.budget.sum() + 2 * 12  # nothing is evaluated twice
+    assert labeller.evaluator.num_evaluations == early.budget.sum() + 2 * 5  # nothing is evaluated twice
     np.testing.assert_allclose(early.attributions[~stopped], full.attributions[~stopped], atol=1e-4)
     np.testing.assert_allclose(early.attributions.sum(1), early.value_full - early.value_empty, atol=1e-4)
     # Rounds of permutation sampling are whole permutations: 300 evaluations hold 288.
-    odd = Labeller(sign_classifier, LabelSettings(budget=700, estimator="permutation", target_error=1e-6), "train").label(*some)
+    one = [of_all[:1] for of_all in some]
+    odd = Labeller(sign_classifier, LabelSettings(budget=700, estimator="permutation", target_error=1e-6), "train").label(*one)
     assert (odd.budget == 672).all()
-    never = Labeller(sign_classifier, LabelSettings(budget=256, estimator="permutation", target_error=1e-6), "train").label(*some)
+    never = Labeller(sign_classifier, LabelSettings(budget=256, estimator="permutation", target_error=1e-6), "train").label(*one)
     assert (never.budget == 192).all()
 
 
@@ -148,16 +139,16 @@ from core.shapley.kernel_shap import sample_coalitions
 from core.model import load_base
 base = load_base("miniature")
 classifier = base.classifier(base.head(["cat", "dog"], ["a photo of a {}."]))
-inputs = torch.randn(8, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+inputs = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
 coalitions = torch.from_numpy(sample_coalitions(49, 512).coalitions)
 small = CoalitionEvaluator(classifier, batch_size=64)
-expected = small.values(inputs, torch.zeros(8, dtype=torch.long), coalitions)
+expected = small.values(inputs, torch.zeros(2, dtype=torch.long), coalitions)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, resource.RLIM_INFINITY))
-large = CoalitionEvaluator(classifier, batch_size=4096)
-values = large.values(inputs, torch.zeros(8, dtype=torch.long), coalitions)
-assert large.batch_size < 4096, large.batch_size
-assert large.num_evaluations == 8 * 512
+resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, resource.RLIM_INFINITY))
+large = CoalitionEvaluator(classifier, batch_size=1024)
+values = large.values(inputs, torch.zeros(2, dtype=torch.long), coalitions)
+assert large.batch_size < 1024, large.batch_size
+assert large.num_evaluations == 2 * 512
 torch.testing.assert_close(values, expected, atol=2e-5, rtol=2e-4)
 """
 
@@ -173,7 +164,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on():
 def test_labels_agree_with_the_shap_library_within_sampling_error(signs, sign_classifier):
     import shap
 
-    budget = 1500
+    budget = 800
     settings = LabelSettings(budget=budget, pool_size=1)
     ours = Labeller(sign_classifier, settings, "train").label(signs.inputs[:2], signs.class_ids[:2], signs.ids[:2])
     for n in range(2):

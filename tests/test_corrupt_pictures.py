@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from image_sets import damage, write_noise
 from in_process import compute, engines_here, graph_of
@@ -39,9 +41,10 @@ def test_too_many_fail(domains, tmp_path):
     assert not store.exists(pictures.key)
 
 
-def test_the_command_ends_with_exit_code_2_and_keeps_what_was_read(domains, tmp_path, monkeypatch, capsys):
+def test_the_command_ends_with_exit_code_2_and_keeps_what_was_read(domains, tmp_path, monkeypatch, capsys, new_database):
     engines_here(monkeypatch)
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(new_database, "mlflow.db")
     assert command_line.main(["all_pairs", "--domains", *domains, "--num-steps", "2"]) == 2
     assert "1 of 24 pictures of one cannot be read" in capsys.readouterr().err
     assert len(Store(str(tmp_path / "sweep_store")).keys("picture_shard")) == 6

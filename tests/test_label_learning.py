@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from image_sets import damage, write_drawn
 from in_process import EnginesHere, compute, engines_here
 from in_process import graph_of as sweep_graph_of
-from labelling import DAMAGED, NUM_PICTURES, all_labels, arguments, graph_of, label, maps
+from labelling import DAMAGED, all_labels, arguments, graph_of, label, maps
 
 from core.shapley.learning import CalibrationReport
 from core.shapley.surrogate_fit import LEAST_PICTURES
@@ -18,8 +19,8 @@ from sweep import run as command_line
 from sweep.stages.learned import REPORT, Learned
 from sweep.store.artifacts import Store
 
-CALIBRATED = ["--estimator", "calibrated", "--budget", "128", "--calibration-pictures", "96", "--calibration-budget", "400"]
-SURROGATE = ["--estimator", "surrogate", "--budget", "24", "--calibration-budget", "320", "--shard-size", "128"]
+CALIBRATED = ["--estimator", "calibrated", "--budget", "104", "--calibration-pictures", "84", "--calibration-budget", "200"]
+SURROGATE = ["--estimator", "surrogate", "--budget", "24", "--calibration-budget", "200", "--shard-size", "128"]
 
 
 def signs(directory: Path, number: int) -> Path:
@@ -40,18 +41,18 @@ def report_in(out: Path) -> CalibrationReport:
 
 
 def test_calibrated_labels_are_nearer_to_the_truth_and_the_card_reports_bias(tmp_path, here, capsys):
-    data = signs(tmp_path / "signs", NUM_PICTURES)
+    data = signs(tmp_path / "signs", 100)
     label(data, tmp_path / "calibrated", *CALIBRATED, "--max-corrupt-share", "0.02")
     report, said = report_in(tmp_path / "calibrated"), capsys.readouterr().out
     games = [work for work in here.works if work.kind == "games"]
-    assert sum(len(work.request.indices) for work in games) == 96
+    assert sum(len(work.request.indices) for work in games) == 84
     assert report.relative_error < 0.6 * report.kernel_shap_relative_error and report.num_held_out >= 20
     assert 0.7 < report.z_spread < 1.4
     assert f"Learned, on {report.num_held_out} held-out pictures: relative error {report.relative_error:.3f}" in said
     card = (tmp_path / "calibrated" / "README.md").read_text()
     assert "shrinkage" in card and "bias" in card and f"{report.relative_error:.3f}" in card
     found = all_labels(tmp_path / "calibrated")
-    assert len(found) == NUM_PICTURES - 1
+    assert len(found) == 99
     np.testing.assert_allclose(maps(found).sum(1), found["value_full"] - found["value_empty"], atol=1e-3)
     here.works.clear()
     label(data, tmp_path / "again", *CALIBRATED, "--max-corrupt-share", "0.02", "--store", str(tmp_path / "calibrated" / "store"))
@@ -81,7 +82,7 @@ def test_a_surrogates_labels_need_no_evaluation_twice_and_survive_the_loss_of_it
     assert (np.stack(labels["standard_error"]) > 0).all()
     report = report_in(out)
     assert report.relative_error < 0.8 and 0.6 < report.z_spread < 1.6 and report.num_held_out >= 47
-    evaluations = (LEAST_PICTURES + 9) * 26 + report.num_held_out * 320
+    evaluations = (LEAST_PICTURES + 9) * 26 + report.num_held_out * 200
     assert f"{evaluations:,} evaluations" in said and said.count("outside the model") == 1  # none when labels are made
     card = (out / "README.md").read_text()
     assert "a network learned" in card and f"tried on {report.num_held_out} others" in card and f"{DAMAGED:06d}.png" in card
@@ -125,9 +126,10 @@ SWEEP = [
 ]
 
 
-def test_a_sweep_takes_an_estimator_that_learns(tmp_path, here, monkeypatch, capsys):
+def test_a_sweep_takes_an_estimator_that_learns(tmp_path, here, monkeypatch, capsys, new_database):
     """Through the command: each label set's estimator learns from training pictures of its domain, in its own role, and labels differ."""
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(new_database, "mlflow.db")
     options = ["--estimator", "calibrated", "--budget", "104", "--test-budget", "104", "--calibration-budget", "102"]
     assert command_line.main(["all_pairs", *SWEEP, *options]) == 0, capsys.readouterr().err
     assert "clean_digits -> street_digits" in capsys.readouterr().out

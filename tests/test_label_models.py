@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,8 +207,11 @@ def test_labels_of_other_pictures_are_refused(made, domains, labels, tmp_path):
         compute(store, taken.labels("traffic_signs", "train"))
 
 
-def test_a_whole_sweep_with_labels_that_were_given_labels_no_training_picture(domains, labels, tmp_path, here, monkeypatch, capsys):
+def test_a_whole_sweep_with_labels_that_were_given_labels_no_training_picture(
+    domains, labels, tmp_path, here, monkeypatch, capsys, new_database
+):
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(new_database, "mlflow.db")
     assert command_line.main(["all_pairs", "--domains", *domains, *SMALL, "--labels", f"traffic_signs={labels}"]) == 0
     assert "traffic_signs -> land_cover" in capsys.readouterr().out
     shards = [work for work in here.works if work.kind == "label"]

@@ -76,19 +76,12 @@ class Learner:
 
 @pytest.fixture(scope="module")
 def calibrated(sign_classifier, many_signs):
-    return Learner(sign_classifier, many_signs, LabelSettings(budget=48, estimator="calibrated", pool_size=4), 96, 256)
+    return Learner(sign_classifier, many_signs, LabelSettings(budget=48, estimator="calibrated", pool_size=4), 96, 200)
 
 
 @pytest.fixture(scope="module")
 def surrogate(sign_classifier, many_signs):
     return Learner(sign_classifier, many_signs, LabelSettings(budget=16, estimator="surrogate", pool_size=4), None, 128)
-
-
-@pytest.fixture(scope="module")
-def references(sign_classifier, signs):
-    """Labels of the first 24 signs by permutations, of another role."""
-    settings = LabelSettings(budget=960, estimator="permutation", pool_size=8)
-    return Labeller(sign_classifier, settings, "reference").label(signs.inputs, signs.class_ids, signs.ids)
 
 
 def error_against(labels, references) -> float:
@@ -102,7 +95,7 @@ def test_the_calibrated_estimator_learns_a_prior_that_halves_the_error_of_its_bu
     prior, report = calibrated.fit()
     assert isinstance(prior, AttributionPrior)
     assert report.num_fitted == 72 and report.num_held_out == 24 and report.budget == 48 and report.is_refitted
-    some = signs.inputs, signs.class_ids, signs.ids
+    some = signs.inputs[:16], signs.class_ids[:16], signs.ids[:16]
     labels = Labeller(sign_classifier, calibrated.settings, "train", learned=prior).label(*some)
     plain = Labeller(sign_classifier, LabelSettings(budget=96, pool_size=4), "train").label(*some)
     assert error_against(labels, references) < 0.5 * error_against(plain, references)  # of twice the evaluations, the fewest that do
@@ -111,7 +104,7 @@ def test_the_calibrated_estimator_learns_a_prior_that_halves_the_error_of_its_bu
 
 def test_learning_costs_the_evaluations_it_says(calibrated, surrogate):
     assert calibrated.labeller.evaluator.num_evaluations == calibrated.learning.num_evaluations(calibrated.requests)
-    assert calibrated.learning.num_evaluations(calibrated.requests) == 96 * 258 + 24 * 48
+    assert calibrated.learning.num_evaluations(calibrated.requests) == 96 * 202 + 24 * 48
     own = NUM_SIGNS * (16 + 2)  # the labels' own, which they need no more
     assert surrogate.learning.num_evaluations(surrogate.requests) == NUM_REFERENCES * 128
     assert surrogate.labeller.evaluator.num_evaluations == own + NUM_REFERENCES * 128
@@ -246,7 +239,7 @@ class Marginal(Estimator):
 def test_an_estimator_that_is_added_labels_pictures_with_no_other_change(sign_classifier, signs, monkeypatch, references):
     monkeypatch.setitem(ESTIMATORS, "marginal", Marginal())
     settings = LabelSettings(budget=100, estimator="marginal")
-    labels = Labeller(sign_classifier, settings, "train").label(signs.inputs, signs.class_ids, signs.ids)
+    labels = Labeller(sign_classifier, settings, "train").label(signs.inputs[:16], signs.class_ids[:16], signs.ids[:16])
     assert (labels.budget == 98).all() and (labels.standard_error == 1).all()
     np.testing.assert_allclose(labels.attributions.sum(1), labels.value_full - labels.value_empty, atol=1e-4)
     assert np.corrcoef(labels.attributions.ravel(), references.attributions.ravel())[0, 1] > 0.5

@@ -9,7 +9,6 @@ import torch
 from core.games.attribution_labels import Labeller, LabelSettings
 from core.games.coalition_values import CoalitionEvaluator
 from core.games.patch_features import MAX_WIDTH, patch_features
-from core.model import load_base
 from core.shapley.kernel_shap import kernel_size_distribution, sample_coalitions
 from core.shapley.residual_posterior import ResidualPrior, Residuals, ResidualSolver, draw_coalitions, fit_residual_prior, weights
 from core.shapley.size_adjustment import num_size_terms, zero_sum_basis
@@ -222,11 +221,10 @@ def test_features_hold_the_classifiers_own_cosines_of_every_patch(signs, sign_cl
     torch.testing.assert_close(found[..., 3 * (width + 3) + width], cosine, atol=1e-5 if precision == torch.float32 else 0.03, rtol=0.0)
 
 
-def test_features_of_a_wide_tower_are_narrowed():
-    base = load_base("ViT-B-32:random")
-    classifier = base.classifier(base.head(["cat", "dog"], ["a photo of a {}."])).eval()
+def test_features_of_a_wide_tower_are_narrowed(vit_classifier):
+    assert vit_classifier.visual.conv1.out_channels > MAX_WIDTH
     inputs = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    found = patch_features(CoalitionEvaluator(classifier), inputs, torch.tensor([0, 1]))
+    found = patch_features(CoalitionEvaluator(vit_classifier), inputs, torch.tensor([0, 1]))
     assert found.shape == (2, 49, 4 * (MAX_WIDTH + 3) + 2 * MAX_WIDTH) and found.isfinite().all()
     assert not torch.equal(found[0], found[1])
 

@@ -24,14 +24,6 @@ def _no_tracking_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests to copy: creating one takes seconds."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    Tracker(f"sqlite:///{path}", "unused").check()
-    return path
-
-
 @pytest.fixture
 def tracker(new_database: Path, tmp_path: Path) -> Tracker:
     shutil.copyfile(new_database, tmp_path / "mlflow.db")
