@@ -146,7 +146,8 @@ def staged(scratch: Path) -> Iterator[Stage]:
     stand_in = scratch / "stand_in.py"
     stand_in.write_text(STAND_IN)
     for name in ("ssh", "rsync"):
-        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, '-IS', str(stand_in), name])} "$@"\n')
+        called = shlex.join([sys.executable, "-IS", str(stand_in), name])
+        (programs / name).write_text(f'#!/bin/sh\nexec {called} "$@"\n')
         (programs / name).chmod(0o755)
     region = cluster_config()["provider"]["region"]
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
