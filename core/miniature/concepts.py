@@ -53,7 +53,7 @@ def draw(rng: Rng, name: str) -> Image.Image:
     cutout, corner = draw_cutout(rng, name)
     mask = cutout.getchannel("A")
     image = _background(rng)
-    brightness = np.average(np.asarray(cutout.convert("L")), weights=np.asarray(mask))
+    brightness = np.asarray(cutout.convert("L"))[np.asarray(mask) > 0].mean()
     behind = np.asarray(image.convert("L").reduce(8)).mean()
     if abs(brightness - behind) < _LEAST_CONTRAST:
         away = (0, 0, 0) if brightness > 127 else (255, 255, 255)
@@ -87,7 +87,8 @@ def draw_cutout(rng: Rng, name: str) -> tuple[Image.Image, tuple[int, int]]:
         pen.draw.text((middle, middle), letter, color, font(int(2.3 * size)), anchor="mm", stroke_width=int(rng.integers(4)))
     else:
         raise ValueError(f"no concept is called {name!r}; use one of {NAMES}")
-    cutout = cutout.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR)
+    # Taking the nearest pixel is ten times as quick as mixing them, and edges are smoothed when the canvas is averaged down.
+    cutout = cutout.rotate(rng.uniform(-12, 12), Image.Resampling.NEAREST)
     if kind != "letter" and rng.random() < 0.5:
         cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return cutout, (int(x) - middle, int(y) - middle)
