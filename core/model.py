@@ -334,5 +334,5 @@ def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], prepro
     digest = hashlib.sha256(json.dumps(asdict(preprocessing), sort_keys=True).encode())
     for key, tensor in sorted(clip.state_dict().items()):
         digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
     return Base(name, clip.visual, clip, tokenizer, preprocessing, float(clip.logit_scale.detach().exp()), digest.hexdigest())

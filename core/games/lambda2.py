@@ -138,7 +138,9 @@ class Lambda2Search:
         self._reference: NDArray[np.bool_] | None = None
 
     def given(self, lambda2: float) -> Choice:
-        """A lambda2 that was decided elsewhere, measured."""
+        """A lambda2 that was decided elsewhere, measured where there are pictures."""
+        if self._validation is None and self._calibration is None:
+            return Choice(Point(lambda2), "given", (Point(0.0), Point(lambda2)))
         points = self._points([lambda2], until_lost=False)
         return Choice(points[-1], "given", tuple(points))
 
