@@ -52,6 +52,7 @@ def test_labels_are_the_prediction_only_models_maps_at_one_factor_that_suits_its
     (factor,), *_ = np.linalg.lstsq((maps @ perturbations(49, NUM_SETS).T).reshape(-1, 1), changes, rcond=None)
     assert factor > 1e-3  # else it is the smallest one allowed
     np.testing.assert_allclose(labels.attributions(store), factor * maps, atol=1e-4 * np.abs(factor * maps).max())
+    np.testing.assert_array_equal(labels.attributions_by_range(store).read(4, 9), labels.attributions(store)[4:9])
     np.testing.assert_array_equal(labels.rows(store), np.arange(MOST))
     np.testing.assert_allclose(labels.mean_map(store), labels.attributions(store).mean(axis=0), atol=1e-6)
     found = labels.load(store)

@@ -17,7 +17,7 @@ from core.games.attribution_labels import AttributionLabels, perturbations
 from core.games.coalition_values import CoalitionEvaluator
 from core.map_scale import fit_scale
 from core.model import Preprocessing, SelfExplainingClassifier
-from sweep.stages.label_files import read_labels, write_labels
+from sweep.stages.label_files import AttributionRanges, read_labels, write_labels
 from sweep.stages.labels import LABELS, MEAN_MAP, LabelMeans, LabelSet, batch_size_of
 from sweep.stages.models import Classifier
 from sweep.stages.pictures import Pictures, PictureSplit
@@ -101,6 +101,10 @@ class ExplainerLabels(LabelSet):
 
     def load(self, store: Store) -> AttributionLabels:
         return read_labels(self.artifact(store).path(LABELS))[1]
+
+    def attributions_by_range(self, store: Store) -> AttributionRanges:
+        artifact = self.artifact(store)
+        return AttributionRanges(((artifact, LABELS),), np.array([0, artifact.manifest["meta"]["num_pictures"]]))
 
     def _files(self, store: Store) -> list[Path]:
         return [self.artifact(store).path(LABELS)]
