@@ -68,7 +68,7 @@ def test_labels_of_others_are_streamed_with_their_pictures(tmp_path, data, label
     store = Store(str(tmp_path / "store"))
     model = sweep_of(store, data, labelled).self_explaining(alone("signs"), 0.5)
     compute(store, *model.inputs)
-    assert epoch_of(streamed(model)._batch_source(store)) == epoch_of(model._data(store))
+    assert epoch_of(streamed(model)._batch_source(store)) == epoch_of(model.training_data(store))
     whole, ranges = model.labels[0].attributions(store), model.labels[0].attributions_by_range(store)
     assert np.array_equal(ranges.read(5, 30), whole[5:30])
 
