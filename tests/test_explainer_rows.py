@@ -19,7 +19,6 @@ from sweep.store.artifacts import Store
 
 SMALL = [
     *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--precision", "float32"),
-    *("--validation-share", "0.1"),
     *("--num-steps", "12", "--max-train-pictures", "40", "--max-test-pictures", "12", "--budget", "104", "--test-budget", "104"),
     *("--max-test-labels", "5", "--max-validation-labels", "5"),
 ]

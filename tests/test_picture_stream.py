@@ -43,7 +43,7 @@ def epoch_of(source):
 def test_a_union_streams_what_it_would_take_at_random(tmp_path, alpha):
     """Two domains, 11 train pictures each in shards of 4, 4 and 3, labels of the first 6 in shards of 5: boundaries that do not agree."""
     store = Store("memory://streamed", str(tmp_path / "cache"))
-    graph = graph_of(store, *DIGITS, *SMALL, "--max-train-labels", "6")
+    graph = graph_of(store, *DIGITS, *SMALL, "--validation-share", "0.45", "--max-train-labels", "6")
     graph = replace(graph, config=replace(graph.config, labels=replace(graph.config.labels, shard_size=5)))
     model = graph.self_explaining(UNION, alpha)
     compute(store, *model.inputs)
