@@ -132,7 +132,7 @@ def described(artifact: Artifact) -> dict[str, Any]:
 
 
 def _column(values: pd.Series) -> np.ndarray:
-    if isinstance(values.iloc[0], np.ndarray):
+    if len(values) and isinstance(values.iloc[0], np.ndarray):
         return np.stack(values.to_list())
     return values.to_numpy()
 
