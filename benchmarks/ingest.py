@@ -260,7 +260,7 @@ def main() -> None:
     number, rounds, steps = (1000, 1, 12) if options.quick else (4000, 3, 60)
     torch.set_num_threads(1)
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers stand back by 15 otherwise, the loader's do not
-    import ray
+    import ray.data
 
     base = load_base("miniature")
     spec = miniature.domain_spec(DOMAIN)

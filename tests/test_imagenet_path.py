@@ -59,8 +59,8 @@ def together(directory: Path, store: Store, work) -> None:
 
 @needs_data
 def test_from_pictures_to_the_explainability_vector(tmp_path, monkeypatch):
-    """Shards of two pictures, a window of two shards; the vector is what the two workers' model differs by from the prediction-only one."""
-    monkeypatch.setattr(pictures, "PICTURES_PER_SHARD", 2)
+    """Shards of one picture, a window of two shards; the vector is what the two workers' model differs by from the prediction-only one."""
+    monkeypatch.setattr(pictures, "PICTURES_PER_SHARD", 1)
     monkeypatch.setattr(picture_stream, "STREAMED_ABOVE_BYTES", 0)
     monkeypatch.setattr(picture_stream, "WINDOW_SHARDS", 2)
     store = Store(str(tmp_path / "store"))
@@ -69,18 +69,18 @@ def test_from_pictures_to_the_explainability_vector(tmp_path, monkeypatch):
         *("--domains", f"imagenet={sample(tmp_path / 'imagenet')}", f"mnist={DATA / 'mnist'}"),
         *("--sources", "imagenet", "--targets", "mnist"),
         *("--base", "ViT-B-32:random", "--num-steps", "2", "--batch-size", "2", "--alphas", "0.5"),
-        *("--validation-share", "0.125", "--max-train-labels", "4", "--max-test-pictures", "2", "--budget", "104"),
+        *("--validation-share", "0.125", "--max-train-labels", "2", "--max-test-pictures", "2", "--budget", "104"),
         *("--estimator", "kernel_shap", "--templates", "a photo of a {}."),
     )
     prediction_only, alone = graph.prediction_only(IMAGENET), graph.self_explaining(IMAGENET, 0.5)
     two = replace(alone, recipe=replace(alone.recipe, workers_per_model=2))
-    assert two.window == prediction_only.window == 2 and len(two.pictures[0].of_range("train", 0, 7)) == 4
+    assert two.window == prediction_only.window == 2 and len(two.pictures[0].of_range("train", 0, 7)) == 7
     compute(store, *two.inputs)
     together(tmp_path, store, two)
     vector = replace(graph.explainability_vector(IMAGENET, 0.5), model=two)
     compute(store, vector)
     found, weights, origin = vector.load(store), two.load(store), prediction_only.load(store)
-    assert two.artifact(store).manifest["meta"]["num_pictures"] == 4  # those that are labelled
+    assert two.artifact(store).manifest["meta"]["num_pictures"] == 2  # those that are labelled
     assert found.norm() > 0 and all(torch.equal(w, weights[k] - origin[k]) for k, w in found.weights.items())
     history = two.history(store)
     assert [point["step"] for point in history] == [1, 2] and all(point["explanation_loss"] > 0 for point in history)
