@@ -171,11 +171,11 @@ def test_labels_of_the_shap_library_say_that_they_have_no_error_bars(data, tmp_p
 
 
 def test_pictures_that_stop_early_are_said_to(data, tmp_path, here):
-    label(data, tmp_path / "out", "--budget", "800", "--adaptive", "0.8", "--max-pictures", "4")
+    label(data, tmp_path / "out", "--budget", "1200", "--adaptive", "0.8", "--max-pictures", "8")
     budgets = all_labels(tmp_path / "out")["budget"]
-    assert budgets.min() < 800
+    assert budgets.min() < 1200
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"{budgets.mean():.1f} on average (budget 800)" in card and "stopped early" in card
+    assert f"{budgets.mean():.1f} on average (budget 1200)" in card and "stopped early" in card
 
 
 def test_labels_go_to_a_bucket_as_well(data, here):
