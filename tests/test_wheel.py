@@ -73,7 +73,8 @@ def test_every_file_of_the_packages_ships_and_nothing_else(wheel):
 def test_the_command_line_runs_from_the_wheel_alone(installed, tmp_path):
     where = run(installed, tmp_path, "-c", "import core, sweep; print(core.__file__, sweep.__file__)")
     assert where.split() == [str(installed / package / "__init__.py") for package in PACKAGES]
-    assert "8 domains" in run(installed, tmp_path, "-m", "sweep.run", "all_pairs", "--dry-run")
+    assert "first steps:" in run(installed, tmp_path, "-m", "sweep.run", "--help")
+    assert "9 domains" in run(installed, tmp_path, "-m", "sweep.run", "all_pairs", "--dry-run")
     assert not list(tmp_path.iterdir())
 
 
