@@ -34,5 +34,5 @@ def test_a_dry_run_passes_the_guard_and_a_driver_that_does_a_workers_work_is_cau
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
     )
-    assert "8 domains" in done.stdout and "the dry run ended with 0" in done.stdout, done.stderr
+    assert "9 domains" in done.stdout and "the dry run ended with 0" in done.stdout, done.stderr
     assert done.returncode == 1 and "DriverAtWork: the driver called core.model.load_base" in done.stderr
