@@ -19,7 +19,7 @@ CONCEPTS = "concepts"
 
 
 def miniature() -> SweepConfig:
-    """Eight drawn domains that mirror the paper's, 56 pairs, on the tiny base in this package: minutes on two cores.
+    """Eight drawn domains that mirror the paper's, and a diverse source that is no target: 64 pairs, on the tiny base in this package.
 
     Labels are size-adjusted: about the error of plain Kernel SHAP at twice the evaluations (`benchmarks/labels.py`).
     """
