@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from core.statistics.intervals import mean_interval
 
 from core.metrics import SCORES
+from core.statistics.intervals import mean_interval
 from sweep.report.result import SweepResult
 from sweep.report.tables import BEATEN, chosen_pairs, headline, reference_of_pairs
 from sweep.report.text import ascii_text, number

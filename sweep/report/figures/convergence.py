@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from core.statistics.crossing import crossing_interval
-from core.statistics.intervals import Interval, mean_interval
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from core.statistics.crossing import crossing_interval
+from core.statistics.intervals import Interval, mean_interval
 from sweep.report.figures.style import CHANCE, DOTS_PER_INCH, LABEL_CEILING, Caption, colours
 from sweep.report.result import SweepResult
 from sweep.report.tables import chosen_pairs, headline
