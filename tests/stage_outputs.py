@@ -12,6 +12,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file
 
 from core.base_models import describe_base
 from sweep.commands.label_export import LabelExport
+from sweep.experiment.config import ConvergenceSettings
 from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph
 from sweep.stages.pairs import Cells
@@ -77,10 +79,12 @@ def pipeline(store: Store, directory: Path) -> list[Stage]:
     fisher = graph_of(store, *DIGITS, *GRID, "--merge", "fisher")
     sensitivities = fisher.sensitivities(fisher.config.pairs[0])
     explained = graph_of(store, *DIGITS, *GRID, "--label-source", "grad_cam").labels("clean_digits", "train")
-    compute(store, learning, imported, explained, *sensitivities)
+    measured = replace(grid.config, convergence=ConvergenceSettings((104, 112), num_pictures=3))
+    convergence = replace(grid, config=measured).convergence("clean_digits")
+    compute(store, learning, imported, explained, convergence, *sensitivities)
     pair = grid.pair(grid.config.pairs[0])
     cells = Cells(pair.transfer, pair.search, 0.5)  # made within the pair, and none of its inputs
-    ends = [studied, grid.result, learning, imported, explained, *sensitivities]
+    ends = [studied, grid.result, learning, imported, explained, convergence, *sensitivities]
     return [BaseModel(describe_base(grid.config.base)), *closure(ends), cells]
 
 
@@ -117,6 +121,9 @@ def described(artifact: Artifact) -> dict[str, Any]:
         path = artifact.path(name)
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
+            if frame.empty:
+                found[f"{name} rows"] = 0
+                continue
             found |= {f"{name} {column}": summary(_column(frame[column])) for column in frame.columns}
         elif path.suffix == ".npy":
             found[name] = summary(np.load(path))
@@ -132,7 +139,7 @@ def described(artifact: Artifact) -> dict[str, Any]:
 
 
 def _column(values: pd.Series) -> np.ndarray:
-    if len(values) and isinstance(values.iloc[0], np.ndarray):
+    if isinstance(values.iloc[0], np.ndarray):
         return np.stack(values.to_list())
     return values.to_numpy()
 

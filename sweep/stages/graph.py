@@ -289,10 +289,10 @@ class SweepGraph:
             tuple(self.reference(target) for target in self.targets),
             tuple(self.examples(target) for target in self.targets),
             tuple(self.labels(domain, "train") for domain in self.domains),
-            tuple(self._convergence(target) for target in self.targets) if self.config.convergence else (),
+            tuple(self.convergence(target) for target in self.targets) if self.config.convergence else (),
         )
 
-    def _convergence(self, target: str) -> Convergence:
+    def convergence(self, target: str) -> Convergence:
         assert self.config.convergence is not None
         return Convergence(
             target,
