@@ -19,7 +19,7 @@ from sweep.stages.graph import alone
 from sweep.store.artifacts import Store
 
 UNION = Source("digits", ("clean_digits", "street_digits"))
-ARGUMENTS = [*DIGITS, *SMALL, "--batch-size", "8", "--num-source-steps", "60"]
+ARGUMENTS = [*DIGITS, *SMALL, "--validation-share", "0.45", "--batch-size", "8", "--num-source-steps", "60"]
 
 
 def test_two_workers_train_one_model_on_ray(tmp_path):
