@@ -25,7 +25,8 @@ from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import Tracker
 from sweep.report.description import description_markdown
 from sweep.report.page import tables_as_html
-from sweep.report.result import SweepResult
+from sweep.report.result import FRAMES, SweepResult
+from sweep.report.table1 import table1
 from sweep.report.tables import chosen_pairs
 from sweep.report.terminal import terminal_summary
 from sweep.stages.base import BaseModel
@@ -211,9 +212,10 @@ def _finish(graph: SweepGraph, store: Store, recorder: Recorder, result: SweepRe
     chosen = chosen_pairs(result)
     means = {f"mean_{c}": float(chosen[c].mean()) for c in ("normalized_accuracy", "normalized_e_rmse", "iou_at_10", "correlation")}
     num_models = sum(isinstance(stage, FineTuned) for stage in graph.stages)
+    tables = {**{name: getattr(result, name) for name in FRAMES}, "table1": table1(result)}
     recorder.finish(
         files=files,
-        tables={name: getattr(result, name) for name in ("cells", "references", "similarities")},
+        tables={name: table for name, table in tables.items() if not table.empty},
         pages=tables_as_html(result),
         metrics={**means, "num_models": num_models, "num_cells": len(result.cells)},
         note=description_markdown(result),
