@@ -1,13 +1,18 @@
 """Table 1 of the paper, made of a sweep's result."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from synthetic_result import synthetic_result
 
+from sweep.report.page import render_html
+from sweep.report.result import OBJECTIVE_COLUMNS
 from sweep.report.seeds import over_seeds, seeds_summary
 from sweep.report.table1 import PAPER_SCORES, ROWS, TABLE1_COLUMNS, table1
-from sweep.report.tables import best_of_targets, chosen_pairs
+from sweep.report.tables import best_of_targets, chosen_pairs, objective_table
 from sweep.report.terminal import WIDTH, terminal_summary
 
 
@@ -77,3 +82,27 @@ def test_seeds_are_taken_together_with_their_interval():
     assert f"{np.mean(means):.3f} ({high - np.mean(means):.3f})" in seeds_summary(table, 8)
     assert low < np.mean(means)
     assert "from others: better than the mean map on" in seeds_summary(table, 8)
+
+
+def test_report_shows_the_table_with_the_papers_numbers_beside(result):
+    page = render_html(result, [])
+    assert "Table 1: models with the vector of concepts" in page and "Table 1: models with the vector of others" in page
+    table = table1(result).set_index(["source_domain", "model", "score"])
+    mean = table.loc[("others", "transferred", "accuracy"), "mean"]
+    assert f"{mean:.3f}" in page and "0.876 ± 0.12" in page
+    assert "Table 1" not in render_html(synthetic_result(num_examples=1), [])
+
+
+def test_report_says_what_each_objective_would_have_chosen(result):
+    """Regret is against the oracle of the same source."""
+    rows = [
+        {"source_domain": "others", "target_domain": target, "objective": objective, "needs_labels": reads, "correlation": value}
+        for target in result.targets
+        for objective, reads, value in (("accuracy_bound", False, 0.25), ("oracle_correlation", True, 0.4))
+    ]
+    filled = {"alpha": 0.5, "lambda2": 1.0, "attribution_scale": 1.0}
+    objectives = pd.DataFrame(rows).reindex(columns=list(OBJECTIVE_COLUMNS)).fillna(filled)
+    compared = replace(result, objectives=objectives)
+    assert objective_table(compared)["regret"].tolist() == pytest.approx([0.15, 0.0])
+    assert "How the point is chosen" in render_html(compared, [])
+    assert "How the point is chosen" not in render_html(result, [])

@@ -16,7 +16,7 @@ from core.games.coalition_values import CoalitionEvaluator
 from core.map_scale import fit_scale, rescaled
 from core.metrics import infidelity
 from core.model import Preprocessing, SelfExplainingClassifier
-from core.statistics import paired_proportion_bound
+from core.statistics.proportions import kept_accuracy
 from core.transfer import TransferredModel
 
 Rule = Literal["given", "accuracy_bound", "infidelity"]
@@ -106,7 +106,7 @@ class Point:
 class Choice:
     """The point that was chosen, by which rule, and all points that were looked at, the fine-tuned model's (lambda2 = 0) first.
 
-    is_within: whether the point keeps what the rule wants kept; where no lambda2 above 0 does, 0 is chosen.
+    Where no lambda2 above 0 keeps what the rule wants kept, 0 is chosen.
     """
 
     point: Point
@@ -177,7 +177,7 @@ class Lambda2Search:
             found["accuracy"] = float(is_correct.mean())
             if self._reference.any():
                 found["normalized_accuracy"] = float(is_correct.mean() / self._reference.mean())
-                found["normalized_accuracy_lower"] = paired_proportion_bound(is_correct, self._reference, self._bound.confidence).low
+                found["normalized_accuracy_lower"] = kept_accuracy(is_correct, self._reference, self._bound.confidence) or 0.0
         if self._calibration is not None:
             classifier.fix_empty()
             found["scale"], found["infidelity"], found["agreement"] = self._calibration.measure(classifier)

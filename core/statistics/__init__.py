@@ -5,7 +5,7 @@ from core.statistics.correlation import Correlation, Line, correlation_interval,
 from core.statistics.crossing import crossing, crossing_interval
 from core.statistics.domain_pairs import PermutationTest, domain_correlation_interval, domain_permutation_test
 from core.statistics.intervals import Interval, Mean, bootstrap_interval, mean_interval
-from core.statistics.proportions import paired_proportion_bound
+from core.statistics.proportions import kept_accuracy, paired_proportion_bound
 
 __all__ = [
     "Correlation",
@@ -20,6 +20,7 @@ __all__ = [
     "crossing_interval",
     "domain_correlation_interval",
     "domain_permutation_test",
+    "kept_accuracy",
     "least_squares_line",
     "mean_interval",
     "not_worse_than_best",

@@ -39,6 +39,17 @@ def paired_proportion_bound(correct_model: ArrayLike, correct_reference: ArrayLi
     return Interval(kept + gained, max(low, 0.0), math.inf, len(of_model), confidence)
 
 
+def kept_accuracy(correct_model: ArrayLike, correct_reference: ArrayLike, confidence: float) -> float | None:
+    """What an accuracy bound is judged by: the lower limit of `paired_proportion_bound`, and at a confidence of 0.5 the quotient itself.
+
+    None where the reference has nothing right.
+    """
+    if not np.any(correct_reference):
+        return None
+    bound = paired_proportion_bound(correct_model, correct_reference, confidence)
+    return bound.estimate if confidence == 0.5 else bound.low
+
+
 def _lower_limit(num_successes: int, num_trials: int, confidence: float) -> float:
     """Clopper and Pearson's one-sided limit of a probability."""
     if num_successes == 0:

@@ -6,9 +6,7 @@ import argparse
 from typing import Any
 
 from sweep.commands import sweep_options
-from sweep.commands.options import places_from
-from sweep.commands.seeds import run_seeds
-from sweep.commands.sweep import describe_sweep, run_sweep
+from sweep.commands.seeds import run_as_asked
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.suites import SUITES
 
@@ -18,14 +16,7 @@ HELP = "transfer explanations between all pairs of domains"
 
 def run(options: argparse.Namespace) -> None:
     """Run the command. Raises ConfigError and its kin for bad input."""
-    config = config_from(options)
-    if options.dry_run:
-        print(describe_sweep(NAME, config))
-        return
-    if options.seeds is not None:
-        run_seeds(NAME, config, options.seeds, places_from(options))
-    else:
-        run_sweep(NAME, config, places_from(options))
+    run_as_asked(NAME, config_from(options), options)
 
 
 def config_from(options: argparse.Namespace) -> SweepConfig:

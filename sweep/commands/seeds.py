@@ -1,19 +1,30 @@
-"""A sweep once for each of several seeds, and what they say together."""
+"""What a sweep's options ask for: what it would cost, the sweep, or one for each of several seeds and what they say together."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from typing import Any
 
 import pandas as pd
 
-from sweep.commands.options import Places
-from sweep.commands.sweep import Say, run_sweep
+from sweep.commands.options import Places, places_from
+from sweep.commands.sweep import Say, describe_sweep, run_sweep
 from sweep.experiment.config import ConfigError, SweepConfig
 from sweep.record.note import running_note
 from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import Tracker
 from sweep.report.seeds import over_seeds, seeds_summary
+
+
+def run_as_asked(command: str, config: SweepConfig, options: argparse.Namespace) -> None:
+    """A dry run, one sweep, or several seeds. Raises ConfigError and its kin for bad input."""
+    if options.dry_run:
+        print(describe_sweep(command, config))
+    elif options.seeds is not None:
+        run_seeds(command, config, options.seeds, places_from(options))
+    else:
+        run_sweep(command, config, places_from(options))
 
 
 def run_seeds(command: str, config: SweepConfig, num_seeds: int, places: Places, say: Say = print) -> pd.DataFrame:

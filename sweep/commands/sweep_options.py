@@ -16,6 +16,7 @@ from core.merging.rules import MERGE_RULES, parse_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers
 from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, SweepConfig
+from sweep.experiment.sources import OTHERS
 from sweep.experiment.suites import DRAWN, own_domains
 
 Suites = Mapping[str, Callable[[], SweepConfig]]
@@ -145,7 +146,9 @@ def _chosen_domains(config: SweepConfig, chosen: Sequence[str]) -> SweepConfig:
         if name not in known:
             raise ConfigError(f"suite {config.suite} has no domain {name!r}: choose among {', '.join(known)}")
         domains.append(replace(known[name], location=location) if location else known[name])
-    return replace(config, domains=tuple(domains))
+    names = {OTHERS, *(domain.name for domain in domains)}
+    sources = tuple(source for source in config.sources or () if source in names)  # of the suite's own, what is left of them
+    return replace(config, domains=tuple(domains), sources=sources or None)
 
 
 def _domain_location(location: str) -> DomainLocation:

@@ -7,9 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweep.commands import sweep_options
-from sweep.commands.options import places_from
-from sweep.commands.seeds import run_seeds
-from sweep.commands.sweep import describe_sweep, run_sweep
+from sweep.commands.seeds import run_as_asked
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import OTHERS
 from sweep.experiment.suites import UNIVERSAL_SUITES
@@ -20,20 +18,13 @@ HELP = "transfer explanations from a diverse source to every target"
 
 def run(options: argparse.Namespace) -> None:
     """Run the command. Raises ConfigError and its kin for bad input."""
-    config = config_from(options)
-    if options.dry_run:
-        print(describe_sweep(NAME, config))
-        return
-    if options.seeds is not None:
-        run_seeds(NAME, config, options.seeds, places_from(options))
-    else:
-        run_sweep(NAME, config, places_from(options))
+    run_as_asked(NAME, config_from(options), options)
 
 
 def config_from(options: argparse.Namespace) -> SweepConfig:
     """The suite with the fields that the command line changes. One's own domains get the vector of the others."""
     config = sweep_options.config_from(options, UNIVERSAL_SUITES)
-    return config if config.sources else replace(config, sources=(OTHERS,))
+    return replace(config, sources=config.sources or (OTHERS,), scores_source_models=True)
 
 
 def add_parser(commands: Any) -> None:

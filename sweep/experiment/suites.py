@@ -16,6 +16,7 @@ DRAWN = "miniature:"
 """Prefix of the location of a domain that is drawn."""
 CONCEPTS = "concepts"
 """The drawn source of many classes, none of which a target has."""
+IMAGENET = "imagenet"
 
 
 def miniature() -> SweepConfig:
@@ -65,6 +66,8 @@ def own_domains(domains: Sequence[DomainLocation]) -> SweepConfig:
         recipe=template.recipe,
         labels=template.labels,
         search=template.search,
+        head=template.head,
+        diverse_recipe=template.diverse_recipe,
     )
 
 
@@ -116,7 +119,28 @@ def universal_miniature() -> SweepConfig:
     return replace(template, sources=(CONCEPTS, OTHERS), search=search, scores_source_models=True, convergence=convergence)
 
 
+def universal_paper() -> SweepConfig:
+    """Section 5.2 of the paper: the vector of ImageNet-1k for ten data sets, those of section 5.1 with CIFAR-100 and STL-10.
+
+    ImageNet is gated: the hub gives it to those who accepted its terms and are logged in (`HF_TOKEN`).
+    """
+    template = paper()
+    photo = ("a photo of a {}.", "a photo of the {}.")
+    more = (
+        DomainLocation("cifar100", "hf://datasets/tanganke/cifar100", photo, 6),
+        DomainLocation("stl10", "hf://datasets/tanganke/stl10", photo, 60),
+        DomainLocation(IMAGENET, "hf://datasets/ILSVRC/imagenet-1k", photo, 4, is_source_only=True),
+    )
+    return replace(
+        template,
+        domains=(*template.domains, *more),
+        sources=(IMAGENET,),
+        scores_source_models=True,
+        convergence=ConvergenceSettings((100, 150, 200, 300, 500, 1000), num_pictures=100),
+    )
+
+
 SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": miniature, "paper": paper}
 
-UNIVERSAL_SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": universal_miniature, "paper": paper}
+UNIVERSAL_SUITES: dict[str, Callable[[], SweepConfig]] = {"miniature": universal_miniature, "paper": universal_paper}
 """Section 5.2."""

@@ -18,7 +18,17 @@ from sweep.report.findings import finding, findings, key_numbers, title, warning
 from sweep.report.page_data import page_data
 from sweep.report.references import REFERENCE_MEANINGS
 from sweep.report.result import FRAMES, SweepResult
-from sweep.report.tables import KEPT_ACCURACY, MODEL_TITLES, best_pairs, chosen_pairs, domain_table, headline, pair_references
+from sweep.report.table1 import OUR_SCORES, PAPER_SCORES, ROWS, table1
+from sweep.report.tables import (
+    KEPT_ACCURACY,
+    MODEL_TITLES,
+    best_pairs,
+    chosen_pairs,
+    domain_table,
+    headline,
+    objective_table,
+    pair_references,
+)
 from sweep.report.text import number
 
 _BEST_GROUPS = (
@@ -59,6 +69,9 @@ def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
         best_groups=[(SCORE_NAMED[score], references) for score, references in _BEST_GROUPS],
         kept_accuracy=KEPT_ACCURACY,
         domain_rows=_rows(domain_table(result)),
+        table1=_table1(result),
+        table1_titles=[SCORE_NAMED[score].title for score in (*PAPER_SCORES, *OUR_SCORES)],
+        objective_rows=_rows(objective_table(result)),
         provenance={"sweep_key": result.sweep_key, "command": result.command, "suite": result.suite, **result.provenance},
     )
 
@@ -78,6 +91,20 @@ def tables_as_html(result: SweepResult) -> dict[str, str]:
             rows=_rows(frame),
         )
     return pages
+
+
+def _table1(result: SweepResult) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Each source with the rows of its Table 1: a title, and of every score the cell with the paper's (mean, standard deviation)."""
+    table = table1(result).set_index(["source_domain", "model", "score"])
+    found = []
+    for source in dict.fromkeys(table.index.get_level_values("source_domain")):
+        rows = []
+        for row in ROWS:
+            papers = dict(zip(PAPER_SCORES, row.paper, strict=True))
+            values = [{**table.loc[(source, row.model, s)].to_dict(), "paper": papers.get(s)} for s in (*PAPER_SCORES, *OUR_SCORES)]
+            rows.append({"title": row.title, "values": values})
+        found.append((source, rows))
+    return found
 
 
 @cache

@@ -8,13 +8,21 @@ import pandas as pd
 
 from core.metrics import SCORES
 from core.statistics.intervals import mean_interval
+from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
-from sweep.report.tables import BEATEN, chosen_pairs, headline, reference_of_pairs
+from sweep.report.tables import BEATEN, chosen_pairs, headline, is_better
 from sweep.report.text import ascii_text, number
 
 SEED_COLUMNS = ("source_domain", "model", "measure", "seed", "value")
 """measure: a score, its mean over the targets; or `beats: NAME`, the number of targets on which a name in `BEATEN` is beaten."""
-_SHOWN = (*(score.name for score in SCORES if score.terminal_title is not None), "iou_at_1", "e_rmse_at_best_scale")
+_SHOWN = {
+    "normalized_accuracy": "norm. acc.",
+    "e_rmse": "E-RMSE",
+    "e_rmse_at_best_scale": "at best scale",
+    "correlation": "correlation",
+    "iou_at_10": "IoU@10",
+}
+"""Columns of the summary; the table has all scores."""
 
 
 def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
@@ -23,7 +31,7 @@ def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
     for result in results:
         seed = int(str(result.provenance["search.seed"]))
         pairs = chosen_pairs(result)
-        better = {name: _beats(result, pairs, name) for name in BEATEN}
+        better = {name: is_better(result, *what) for name, what in BEATEN.items()}
         for source in result.sources:
             of_source = pairs["source_domain"] == source
             rows += [(source, "transferred", s.name, seed, float(pairs.loc[of_source, s.name].mean())) for s in SCORES]
@@ -34,26 +42,18 @@ def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
 
 
-def _beats(result: SweepResult, pairs: pd.DataFrame, name: str) -> pd.Series:
-    reference, score = BEATEN[name]
-    lower_is_better = next(s for s in SCORES if s.name == score).lower_is_better
-    bar = reference_of_pairs(result, reference, score)
-    return pairs[score] < bar if lower_is_better else pairs[score] > bar
-
-
 def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
-    """Plain ASCII: means with 95 % t intervals over the seeds; of what is counted, each seed's count."""
+    """Plain ASCII, at most 100 columns wide: means with 95 % t intervals over the seeds; of what is counted, each seed's count."""
     num_seeds = table["seed"].nunique()
     lines = [f"Means over {num_targets} targets, with the 95 % t interval over {num_seeds} seeds (in brackets half its width):", ""]
-    titles = {s.name: s.terminal_title or s.title for s in SCORES}
-    lines.append(f"{'':<34}" + "".join(f"{_short(titles[name]):>16}" for name in _SHOWN))
+    lines.append(f"{'':<30}" + "".join(f"{title:>14}" for title in _SHOWN.values()))
     for (source, model), of_model in table.groupby(["source_domain", "model"], sort=False):
-        name = f"from {ascii_text(str(source), 28)}" if model == "transferred" else str(model).replace("_", " ")
+        name = f"from {ascii_text(str(source), 24)}" if model == "transferred" else REFERENCE_TITLES[str(model)]
         cells = []
         for measure in _SHOWN:
             mean = mean_interval(of_model.loc[of_model["measure"] == measure, "value"])
             cells.append(f"{number(mean.estimate, dash='-')} ({number(mean.high - mean.estimate, dash='-')})")
-        lines.append(f"{name:<34}" + "".join(f"{cell:>16}" for cell in cells))
+        lines.append(f"{name:<30}" + "".join(f"{cell:>14}" for cell in cells))
     lines.append("")
     counted = table[table["measure"].str.startswith("beats: ")]
     for (source, measure), found in counted.groupby(["source_domain", "measure"], sort=False):
@@ -62,6 +62,3 @@ def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
         lines.append(f"from {ascii_text(str(source), 28)}: better than the {what} on {counts} of {num_targets} targets")
     return "\n".join(lines)
 
-
-def _short(title: str) -> str:
-    return {"E-RMSE at best scale": "E-RMSE best sc."}.get(title, title)

@@ -117,13 +117,16 @@ def headline(result: SweepResult) -> pd.DataFrame:
     return pd.concat([transferred, references])
 
 
+def is_better(result: SweepResult, reference: str, score: str) -> pd.Series:
+    """For every chosen pair, in the order of `chosen_pairs`, whether it beats `reference` in `score`; not where either is undefined."""
+    transferred, bar = chosen_pairs(result)[score], reference_of_pairs(result, reference, score)
+    return transferred < bar if SCORE_NAMED[score].lower_is_better else transferred > bar
+
+
 def num_better(result: SweepResult, reference: str, score: str) -> Comparison:
     """How many chosen pairs beat `reference` in `score`; pairs where either is undefined are not compared."""
-    transferred = chosen_pairs(result)[score]
-    bar = reference_of_pairs(result, reference, score)
-    is_better = transferred < bar if SCORE_NAMED[score].lower_is_better else transferred > bar
-    is_compared = transferred.notna() & bar.notna()
-    return Comparison(int((is_better & is_compared).sum()), int(is_compared.sum()))
+    is_compared = chosen_pairs(result)[score].notna() & reference_of_pairs(result, reference, score).notna()
+    return Comparison(int(is_better(result, reference, score).sum()), int(is_compared.sum()))
 
 
 def best_pairs(result: SweepResult, num_pairs: int = 10) -> pd.DataFrame:
@@ -148,12 +151,19 @@ def best_of_targets(result: SweepResult) -> pd.DataFrame:
     """A row a target: its pair with the largest IoU@10, those that keep KEPT_ACCURACY first; and a column a name in BEATEN."""
     pairs = chosen_pairs(result)
     for name, (reference, score) in BEATEN.items():
-        bar = reference_of_pairs(result, reference, score)
-        pairs[name] = pairs[score] < bar if SCORE_NAMED[score].lower_is_better else pairs[score] > bar
+        pairs[name] = is_better(result, reference, score)
     pairs = pairs.assign(keeps_accuracy=pairs["normalized_accuracy"] >= KEPT_ACCURACY)
     pairs = pairs.sort_values(["keeps_accuracy", "iou_at_10", "correlation"], ascending=False, na_position="last", kind="stable")
     best = pairs.drop_duplicates("target_domain").set_index("target_domain")
     return best.reindex([t for t in result.targets if t in best.index]).reset_index()
+
+
+def objective_table(result: SweepResult) -> pd.DataFrame:
+    """A row a source and objective, means over the pairs; `regret`: correlation that the oracle of correlation has more."""
+    columns = ["lambda2", "normalized_accuracy", "e_rmse", "correlation", "iou_at_10"]
+    table = result.objectives.groupby(["source_domain", "objective", "needs_labels"], sort=False)[columns].mean().reset_index()
+    oracle = table[table["objective"] == "oracle_correlation"].set_index("source_domain")["correlation"]
+    return table.assign(regret=oracle.reindex(table["source_domain"]).to_numpy() - table["correlation"].to_numpy())
 
 
 def domain_table(result: SweepResult) -> pd.DataFrame:

@@ -32,9 +32,10 @@ from sweep.stages.label_pictures import StoredPictures
 from sweep.stages.labels import LabelSet, LabelShard, batch_size_of, shard_ranges
 from sweep.stages.learned import Lesson, make_learned
 from sweep.stages.models import Classifier, FineTuned
-from sweep.stages.pairs import PairSearch, Transfer
+from sweep.stages.pairs import PairSearch
 from sweep.stages.picture_stream import stream_window
 from sweep.stages.pictures import Pictures, make_pictures
+from sweep.stages.points import Transfer
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
 from sweep.stages.sensitivity import Sensitivity

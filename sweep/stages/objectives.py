@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from sweep.experiment.config import ObjectiveName, SearchSettings
 Cell = dict[str, Any]
 Point = tuple[float, float]
 """(alpha, lambda2)"""
+Evaluate = Callable[[float, float], Cell]
+"""(alpha, lambda2) -> the cell of that point on some split."""
 
 
 def keeps_accuracy(cell: Cell, search: SearchSettings) -> bool:

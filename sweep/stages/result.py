@@ -40,7 +40,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 5
+    version = 6
 
     command: str
     config: SweepConfig

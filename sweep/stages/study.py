@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -11,10 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from sweep.experiment.config import SearchSettings
-from sweep.stages.objectives import OBJECTIVES, Cell
-
-Evaluate = Callable[[float, float], Cell]
-"""(alpha, lambda2) -> the cell of that point on the selection split."""
+from sweep.stages.objectives import OBJECTIVES, Cell, Evaluate
 
 PAPER_LAMBDA2 = 0.8
 
@@ -53,4 +49,3 @@ def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, j
             study.tell(trial, [cell["e_rmse"], cell["accuracy"]])
             cells.append(cell)
     return cells
-

@@ -1,0 +1,159 @@
+"""The transferred models of a pair, merged point by point (eq. 8), and their scores on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.map_scale import rescaled
+from core.merging.rule import Evidence, Merger
+from core.metrics import Scores, e_rmse, with_normalized
+from core.model import Preprocessing, SelfExplainingClassifier
+from core.statistics.proportions import kept_accuracy
+from core.task_vectors import TaskVector
+from sweep.experiment.config import Device, SearchSettings
+from sweep.stages.labels import LabelSet
+from sweep.stages.models import Classifier
+from sweep.stages.objectives import Cell, Evaluate
+from sweep.stages.pictures import Pictures
+from sweep.stages.references import ModelScores
+from sweep.stages.scoring import SplitEvaluator
+from sweep.stages.sensitivity import Sensitivity
+from sweep.stages.stage import Stage
+from sweep.stages.vectors import Vector
+from sweep.store.artifacts import Store
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a pair is merged from and scored on.
+
+    source_vectors: tau_star of the source, by alpha; target_vectors: the target's own, whose similarity is reported; source_task and
+    target_task: both tau_ft. zero_shot: the base with the target's head. prediction_only: what normalised scores are divided by.
+    sensitivities: what the merge rule needs of the target's prediction-only model, and of the source's self-explaining one of each alpha.
+    """
+
+    source: str
+    target: str
+    preprocessing: Preprocessing
+    pictures: Pictures
+    zero_shot: Classifier
+    source_task: Vector
+    target_task: Vector
+    source_vectors: tuple[Vector, ...]
+    target_vectors: tuple[Vector, ...]
+    validation: LabelSet
+    test: LabelSet
+    prediction_only: ModelScores
+    device: Device
+    source_models: tuple[ModelScores, ...] = ()
+    sensitivities: tuple[Sensitivity, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} -> {self.target}"
+
+    def inputs(self, vectors: Sequence[Vector]) -> tuple[Stage, ...]:
+        tasks = (self.pictures, *self.zero_shot.inputs, self.source_task, self.target_task)
+        sensitivities = dict.fromkeys(s for vector in vectors for s in self.sensitivities_at(vector.model.alpha))
+        return (*tasks, *vectors, self.validation, self.test, self.prediction_only, *sensitivities)
+
+    def sensitivities_at(self, alpha: float) -> tuple[Sensitivity, ...]:
+        """What the merge rule needs for the source's vector of an alpha."""
+        return tuple(s for s in self.sensitivities if s.model.alpha in (1.0, alpha))
+
+    def evaluator(self, store: Store, search: SearchSettings) -> Points:
+        return Points(self, store, search)
+
+
+class Points:
+    """Merged models of a pair: one network on the device, whose weights are set for each point."""
+
+    def __init__(self, transfer: Transfer, store: Store, search: SearchSettings) -> None:
+        self._transfer, self._store, self._search = transfer, store, search
+        self._classifier: SelfExplainingClassifier = transfer.zero_shot.load(store)
+        base = transfer.zero_shot.base.load().visual.state_dict()
+        self._base = {name: weight.to(transfer.device) for name, weight in base.items()}
+        self._task: TaskVector = transfer.target_task.load(store).to(transfer.device)
+        self._mergers: dict[float, Merger] = {}
+        self._splits: dict[str, _Split] = {}
+        self._scales: dict[tuple[float, float], float] = {}
+
+    def classifier(self, alpha: float, lambda2: float) -> SelfExplainingClassifier:
+        """The transferred model of a point, before calibration. The same object every time."""
+        if alpha not in self._mergers:
+            self._mergers[alpha] = self._merger(alpha)
+        weights = self._mergers[alpha].weights(self._search.lambda1, lambda2)
+        self._classifier.visual.load_state_dict(weights)
+        return self._classifier
+
+    def scale(self, alpha: float, lambda2: float) -> float:
+        """The factor that calibrates a point's maps, found on the validation pictures; 1 where none is wanted."""
+        if self._search.calibration == "none":
+            return 1.0
+        if (alpha, lambda2) not in self._scales:
+            evaluator = self._split("validation").evaluator
+            _, attributions = evaluator.outputs(self.classifier(alpha, lambda2))
+            self._scales[alpha, lambda2] = evaluator.map_scale(self._classifier.attribution_head, attributions)
+        return self._scales[alpha, lambda2]
+
+    def _merger(self, alpha: float) -> Merger:
+        transfer, store = self._transfer, self._store
+        (vector,) = (v for v in transfer.source_vectors if v.model.alpha == alpha)
+        evidence = Evidence(**{s.need: s.load(store) for s in transfer.sensitivities_at(alpha)})
+        return self._search.merge.prepare(self._base, self._task, vector.load(store), transfer.device, evidence)
+
+    def on(self, split: str) -> Evaluate:
+        """A function (alpha, lambda2) -> the cell of that point on a split."""
+        found = self._split(split)
+
+        def evaluate(alpha: float, lambda2: float) -> Cell:
+            head = self._classifier.attribution_head
+            logits, attributions = found.evaluator.outputs(self.classifier(alpha, lambda2))
+            if split == "validation" and self._search.calibration == "scale":
+                self._scales[alpha, lambda2] = found.evaluator.map_scale(head, attributions)
+            scale = self.scale(alpha, lambda2)
+            attributions = rescaled(head, attributions, scale)
+            is_correct = found.evaluator.is_correct(logits)
+            scores = found.evaluator.map_scores(attributions, is_correct)
+            few = min(self._search.num_few_labels, len(attributions))
+            return {
+                "source_domain": self._transfer.source,
+                "target_domain": self._transfer.target,
+                "alpha": float(alpha),
+                "lambda1": float(self._search.lambda1),
+                "lambda2": float(lambda2),
+                "split": split,
+                "is_chosen": False,
+                "attribution_scale": scale * head.scale,
+                "normalized_accuracy_lower": found.accuracy_bound(is_correct, self._search.accuracy_confidence),
+                "few_labels_e_rmse": e_rmse(attributions[:few], found.evaluator.labels.attributions[:few]),
+                **with_normalized(scores, found.prediction_only),
+            }
+
+        return evaluate
+
+    def _split(self, split: str) -> _Split:
+        if split not in self._splits:
+            transfer = self._transfer
+            labels = {"validation": transfer.validation, "test": transfer.test}[split]
+            evaluator = SplitEvaluator(self._store, transfer.pictures, labels, transfer.preprocessing, transfer.device)
+            self._classifier.visual.load_state_dict(self._task.apply_to(self._base))
+            logits, _ = evaluator.outputs(self._classifier)
+            self._splits[split] = _Split(evaluator, transfer.prediction_only.load(self._store, split), evaluator.is_correct(logits))
+        return self._splits[split]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A split, and how the prediction-only model does on it: its scores, and the pictures [N] that it classifies rightly."""
+
+    evaluator: SplitEvaluator
+    prediction_only: Scores
+    is_correct: np.ndarray
+
+    def accuracy_bound(self, is_correct: np.ndarray, confidence: float) -> float | None:
+        """The lower confidence limit of a model's normalised accuracy, whose pictures [N] are classified rightly."""
+        return kept_accuracy(is_correct, self.is_correct, confidence)

@@ -1,0 +1,117 @@
+"""`python -m sweep.run universal` in this process: both sources of the miniature for two targets, two seeds, what it records and says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from in_process import engines_here, no_engines
+from mlflow import MlflowClient
+
+from sweep import run
+from sweep.commands import universal
+from sweep.experiment.config import SweepConfig
+from sweep.report.table1 import ROWS
+
+TINY = [
+    *("--domains", "clean_digits", "street_digits", "concepts", "--alphas", "0.5", "--num-trials", "5", "--precision", "float32"),
+    *("--max-train-pictures", "16", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
+    *("--num-steps", "2", "--num-source-steps", "2", "--budget", "104", "--test-budget", "104"),
+]
+
+
+def config(*arguments: str) -> SweepConfig:
+    return universal.config_from(run.make_parser().parse_args(["universal", *arguments]))
+
+
+def tables(directory: Path, name: str) -> list[pd.DataFrame]:
+    """A table of the result of every sweep."""
+    return [pd.read_parquet(path) for path in sorted((directory / "sweep_store" / "artifacts").glob(f"*/*/{name}.parquet"))]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("universal")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        engines_here(patch)
+        assert run.main(["universal", "--suite", "miniature", *TINY, "--seeds", "2"]) == 0
+    return directory
+
+
+def test_both_sources_serve_both_targets_at_each_seed(swept):
+    found = tables(swept, "source_models")
+    assert len(found) == 2  # a sweep a seed
+    for table in found:
+        assert set(zip(table["source_domain"], table["target_domain"], strict=True)) == {
+            (source, target) for source in ("concepts", "others") for target in ("clean_digits", "street_digits")
+        }
+
+
+def test_seeds_share_the_pictures_and_nothing_that_is_trained(swept):
+    manifests = list((swept / "sweep_store" / "artifacts").glob("*/*/manifest.json"))
+    stages = pd.Series([pd.read_json(path, typ="series")["stage"] for path in manifests]).value_counts()
+    # Prediction-only and self-explaining of each; for two targets `others` is the other one, whose models it shares.
+    assert stages["pictures"] == 3 and stages["finetune"] == 2 * 3 * 2 and stages["result"] == 2
+
+
+def test_table1_and_all_tables_are_recorded_and_the_seeds_as_a_run_of_their_own(swept):
+    client = MlflowClient(f"sqlite:///{swept / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("universal/miniature")
+    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'sweep'")
+    names = [{artifact.path for artifact in client.list_artifacts(found.info.run_id)} for found in runs]
+    sweeps = [found for found in names if "report.html" in found]
+    assert len(sweeps) == 2
+    for found in sweeps:
+        assert {f"{name}.parquet" for name in ("cells", "table1", "source_models", "objectives", "convergence")} <= found
+    (together,) = (run for run, found in zip(runs, names, strict=True) if "seeds.parquet" in found)
+    table = pd.read_parquet(client.download_artifacts(together.info.run_id, "seeds.parquet"))
+    assert table["seed"].nunique() == 2 and {"concepts", "others", "all"} == set(table["source_domain"])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (first, second) = (
+        pd.read_parquet(client.download_artifacts(run.info.run_id, "table1.parquet"))
+        for run, found in zip(runs, names, strict=True)
+        if "table1.parquet" in found
+    )
+    assert set(first["model"]) == {row.model for row in ROWS}
+    assert not first["mean"].equals(second["mean"])
+
+
+def test_objectives_are_compared_with_what_an_oracle_finds_on_test(swept):
+    for table in tables(swept, "objectives"):
+        for _, of_pair in table.groupby(["source_domain", "target_domain"]):
+            by_name = of_pair.set_index("objective")["correlation"]
+            assert len(by_name) == 6 + 3
+
+
+def test_figure_6_takes_the_budgets_that_the_suite_says(swept):
+    for table in tables(swept, "convergence"):
+        assert set(table["budget"]) <= {104, 128, 160, 208, 256, 336, 448} and table["iou_at_10"].between(0, 1).all()
+
+
+def test_own_domains_get_the_vector_of_the_others_and_the_miniatures_head(tmp_path):
+    places = [str(tmp_path / name) for name in ("a", "b", "c")]
+    for place in places:
+        Path(place).mkdir()
+    own = config("--domains", *places)
+    assert own.sources == ("others",) and own.head == "efficiency" and own.scores_source_models
+    assert {pair.source.parts for pair in own.pairs} == {("b", "c"), ("a", "c"), ("a", "b")}
+
+
+def test_a_suites_own_sources_need_not_be_among_the_chosen_domains():
+    assert config("--suite", "miniature", "--domains", "cars", "textures", "scenes").sources == ("others",)
+    assert config("--suite", "miniature", "--domains", "cars", "textures", "concepts").sources == ("concepts", "others")
+
+
+def test_the_papers_is_of_imagenet_to_ten_targets():
+    paper = config("--suite", "paper")
+    assert len(paper.pairs) == 10 and {pair.source.name for pair in paper.pairs} == {"imagenet"}
+    assert "imagenet" not in paper.target_names and paper.head == "cosine" and paper.recipe_of(paper.pairs[0].source).epochs == 4
+
+
+def test_one_seed_is_refused_as_several(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    no_engines(monkeypatch)
+    assert run.main(["universal", "--suite", "miniature", *TINY, "--seeds", "1"]) == 2
+    assert "leave --seeds out for one" in capsys.readouterr().err
