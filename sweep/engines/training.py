@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,13 +160,25 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        raised = [cause for e in error.worker_failures.values() if (cause := getattr(e, "_base_exc", None)) is not None]
-        return Outcome(None, raised[0]) if raised else Lost(error)
+        raised = error_of_training(error.worker_failures)
+        return Lost(error) if raised is None else Outcome(None, raised)
     except Exception as error:
         return Outcome(None, error)
     finally:
         store.remove_scratch(scratch)
     return Outcome(None)
+
+
+def error_of_training(failures: Mapping[int, Exception]) -> BaseException | None:
+    """What a fit's workers raised themselves, by their ranks' failures; None where a process was lost.
+
+    Ray gives an error of the training as it was (some versions in a wrapper), and errors of its own where a process died. Of several
+    workers those that live fail too when one dies, with a RuntimeError of torch's process group.
+    """
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
+    if any(type(cause).__module__.split(".")[0] == "ray" for cause in causes):
+        return None
+    return next((cause for cause in causes if len(causes) == 1 or not isinstance(cause, RuntimeError)), None)
 
 
 def _train_loop(config: dict[str, Any]) -> None:
