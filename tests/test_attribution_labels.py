@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from patience import PATIENCE_S
 
 from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings, perturbations, precision_shift
 from core.games.coalition_values import CoalitionEvaluator
@@ -156,7 +157,7 @@ torch.testing.assert_close(values, expected, atol=2e-5, rtol=2e-4)
 def test_out_of_memory_halves_the_batch_and_goes_on():
     """With a real limit on a process's memory."""
     here = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, cwd=here, timeout=300)
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, cwd=here, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "out of memory: the label engine goes on with batches of" in done.stderr
 

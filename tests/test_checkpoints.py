@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE_S
 
 from sweep.store.artifacts import Store, StoreError
 
@@ -172,4 +173,4 @@ def test_a_store_that_cannot_be_reached_is_an_error_not_a_training_from_the_star
 
 def test_the_store_does_not_import_torch():
     code = "import sys, sweep.store.artifacts; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from patience import PATIENCE_S
 
 from sweep.store.artifacts import Store
 
@@ -55,7 +56,7 @@ class Node:
 
     def _wait_until_up(self) -> None:
         """Two that start on one machine at the same moment take the same names for their sockets, and one that finds no head gives up."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while "block forever" not in self._log.read_text():
             assert self._process.poll() is None and time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.2)
@@ -129,7 +130,7 @@ def cluster(tmp_path_factory, bucket) -> Iterator[Cluster]:
         node.lose()
 
 
-def wait_for(condition, process: subprocess.Popen[str], seconds: float = 300) -> None:
+def wait_for(condition, process: subprocess.Popen[str], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -140,7 +141,7 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 300) ->
 def test_a_store_that_the_nodes_do_not_see_is_refused(cluster):
     """All nodes of this test see its disk, so that the place that one of them does not see is the driver's own memory."""
     process = cluster.run(*SWEEP, "--store", "memory://of-one-process")
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2 and "only this machine sees it" in output and "s3://" in output, output
 
 
@@ -152,7 +153,7 @@ def test_a_sweep_ends_on_a_head_without_cpus_though_a_node_is_lost(cluster, buck
     wait_for(lambda: store.keys("finetune"), process)
     cluster.workers.pop().lose()
     cluster.workers.append(cluster.add("three"))
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert "clean_digits -> street_digits" in output and "Report:" in output
     assert len(store.keys("finetune")) == 4 and len(store.keys("pair")) == 2 and len(store.keys("result")) == 1

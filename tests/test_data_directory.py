@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from core.data.directory import DataDirectory, open_data_directory
 from core.data.domains import DomainError, decode_picture, read_domain, write_parquet_split
@@ -215,7 +216,7 @@ def _read_in_a_process(url: str, **environment: str) -> object:
         **environment,
     }
     command = [sys.executable, "-c", READ_IN_A_PROCESS, url]
-    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

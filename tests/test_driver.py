@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from image_sets import write_noise
+from patience import PATIENCE_S
 
 GUARD = Path(__file__).parent / "driver_without_models.py"
 PROGRAM = """
@@ -32,7 +33,7 @@ def test_a_dry_run_passes_the_guard_and_a_driver_that_does_a_workers_work_is_cau
     path = os.pathsep.join([str(GUARD.parent.parent), str(GUARD.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", PROGRAM, str(GUARD)]
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert "9 domains" in done.stdout and "the dry run ended with 0" in done.stdout, done.stderr
     assert done.returncode == 1 and "DriverAtWork: the driver called core.model.load_base" in done.stderr

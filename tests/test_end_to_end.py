@@ -19,6 +19,7 @@ import pandas as pd
 import psutil
 import pytest
 from in_process import compute, graph_of
+from patience import PATIENCE_S
 
 from core.metrics import SCORES
 from sweep.store.artifacts import Store
@@ -48,7 +49,7 @@ def sweep(directory: Path, *arguments: str) -> tuple[str, float]:
     """Run a sweep to its end; its output and seconds."""
     began = time.monotonic()
     process = start(directory, *arguments)
-    output, _ = process.communicate(timeout=1200)
+    output, _ = process.communicate(timeout=2 * PATIENCE_S)
     assert process.returncode == 0, output
     return output, time.monotonic() - began
 
@@ -78,7 +79,7 @@ def manifests(directory: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in files}
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None, seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None, seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -129,7 +130,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     interrupted = started()
     wait_for(lambda: training_workers(interrupted), interrupted)
     interrupted.send_signal(signal.SIGINT)
-    output, _ = interrupted.communicate(timeout=90)
+    output, _ = interrupted.communicate(timeout=PATIENCE_S)
     assert interrupted.returncode == 130, output  # whatever engine was at work: Ray Train and Ray Tune have handlers of their own
     assert "the same command continues" in output and "Traceback" not in output
     assert {run.info.status for run in runs(directory)} == {"KILLED"}
@@ -149,7 +150,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
         worker.kill()
     wait_for(lambda: count("pair") >= 1, second)
     kill(second)
-    wait_for(nothing_runs, None, 60)
+    wait_for(nothing_runs, None)
     finished_artifacts_are_not_touched()
 
     last_output, _ = sweep(directory, *DIGITS, *TINY, "--alphas", "0.5")

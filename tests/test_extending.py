@@ -159,7 +159,7 @@ def tree(tmp_path_factory) -> Path:
 def command(tree: Path, cwd: Path, *arguments: str, program: tuple[str, ...] = ("-m", "sweep.run")) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(tree), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def test_each_touches_one_file(tree):

@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from sweep.store.files import FileTree, StoreError, remove_probe, sees_probe, write_probe
 
@@ -64,7 +65,7 @@ with FileTree(sys.argv[1]).unfinished_file() as path:
     path.write_bytes(b"half")
     os._exit(1)
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=PATIENCE_S)
     with tree.unfinished_file() as path:
         path.write_bytes(b"half")
         assert len(list(path.parent.iterdir())) == 2
@@ -108,7 +109,7 @@ def test_a_probe_is_seen_under_the_same_place_and_nowhere_else(url, tmp_path):
 def test_a_probe_in_one_process_memory_is_not_seen_by_another_and_one_on_the_disk_is(tmp_path):
     code = "import sys; from sweep.store.files import sees_probe; sys.exit(not sees_probe(*sys.argv[1:], timeout_s=0.0))"
     for url, is_seen in ((str(tmp_path), True), (f"memory://{uuid.uuid4().hex}/out", False)):
-        done = subprocess.run([sys.executable, "-c", code, url, write_probe(url)], timeout=60)
+        done = subprocess.run([sys.executable, "-c", code, url, write_probe(url)], timeout=PATIENCE_S)
         assert (done.returncode == 0) is is_seen
 
 

@@ -19,6 +19,7 @@ import pytest
 from image_sets import damage, write_drawn
 from in_process import compute, no_engines
 from labelling import DAMAGED, NUM_PICTURES, all_labels, arguments, graph_of, maps
+from patience import PATIENCE_S
 
 from sweep import run as command_line
 from sweep.stages.label_files import read_provenance
@@ -43,7 +44,7 @@ def start(out: Path, data: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -91,7 +92,7 @@ def labelled(data, tmp_path_factory) -> Labelled:
     wait_for(lambda: len(finished()) > number, continued)
     actors_of(continued)[0].kill()
     assert len(finished()) < NUM_SHARDS
-    output, _ = continued.communicate(timeout=300)
+    output, _ = continued.communicate(timeout=PATIENCE_S)
     assert continued.returncode == 0, output
     return Labelled(out, output, files, stored)
 

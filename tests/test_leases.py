@@ -10,6 +10,7 @@ import time
 
 import fsspec
 import pytest
+from patience import PATIENCE_S
 
 from sweep.store import leases
 from sweep.store.leases import Leases
@@ -71,7 +72,7 @@ def test_a_renewal_that_fails_once_is_tried_again(tmp_path, monkeypatch):
         time.sleep(0.3)
         (tmp_path / "name").rmdir()
         (tmp_path / "name").write_text(content)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while (tmp_path / "name").read_text() in (content, ""):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -83,7 +84,7 @@ def test_a_held_lease_is_renewed(tmp_path, monkeypatch):
     with lease.claim("name") as is_mine:
         assert is_mine
         first = (tmp_path / "name").read_text()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while (tmp_path / "name").read_text() in (first, ""):
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from small_artifact import KEY, put
 
 from sweep.store.artifacts import Store, StoreError
@@ -48,7 +49,7 @@ def test_of_processes_of_a_node_one_downloads(bucket, tmp_path, caplog):
         processes = [SPAWN.Process(target=_read, args=arguments) for _ in range(num_processes)]
         for process in processes:
             process.start()
-        assert [results.get(timeout=60) for _ in processes] == [3_000_000] * num_processes
+        assert [results.get(timeout=PATIENCE_S) for _ in processes] == [3_000_000] * num_processes
         for process in processes:
             process.join()
     assert len([record for record in caplog.records if "GET" in record.getMessage() and "/big " in record.getMessage()]) == 1
@@ -66,7 +67,7 @@ def _download_and_stall(directory: str, marker: str) -> None:
 def test_a_download_whose_process_is_killed_is_taken_over_by_one_that_waits(tmp_path):
     process = SPAWN.Process(target=_download_and_stall, args=(str(tmp_path / "node"), str(tmp_path / "marker")))
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not (tmp_path / "marker").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -10,6 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from patience import PATIENCE_S
 
 from sweep.engines import interruption
 from sweep.engines.progress import Progress, duration, polled
@@ -79,7 +80,7 @@ def test_what_reports_nothing_is_counted_from_outside_to_the_end():
     progress = Progress("models", 3, "models", stream=io.StringIO())
     with interruption.remembered(), polled(progress, lambda: len(done), every_s=0.01):
         done.append(0)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while progress.done < 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert progress.done == 1

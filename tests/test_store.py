@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from small_artifact import KEY, PLACE, compute_twice, put
 
 from sweep.store.artifacts import Store, StoreError
@@ -147,7 +148,7 @@ def test_of_processes_that_ask_at_once_one_computes(tmp_path):
     processes = [context.Process(target=_count_computations, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
-    assert [results.get(timeout=60) for _ in processes] == ["1"] * 4
+    assert [results.get(timeout=PATIENCE_S) for _ in processes] == ["1"] * 4
     for process in processes:
         process.join()
     assert (tmp_path / "counter").read_text() == "x"
@@ -176,7 +177,7 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once_and_its_leftovers_g
     url, marker = str(tmp_path / "store"), tmp_path / "computing"
     process = multiprocessing.get_context("spawn").Process(target=_hold, args=(url, str(marker)))
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not marker.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from patience import PATIENCE_S
+
 from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import Tracker
 from sweep.stages.stage import ChildRun, Stage
@@ -109,7 +111,7 @@ def status(tracker: Tracker, sweep_run: SweepRun) -> str:
     return str(tracker.client.get_run(sweep_run.run_id).info.status)
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

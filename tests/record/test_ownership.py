@@ -160,7 +160,7 @@ def test_nothing_stays_running_after_kill_9(tracker: Tracker, kind: str) -> None
             assert {run.info.status for run in parents(tracker) + children(tracker)} == {"RUNNING"}
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
-            wait_for(lambda: {run.info.status for run in parents(tracker) + children(tracker)} == {"KILLED"}, timeout_s=60)
+            wait_for(lambda: {run.info.status for run in parents(tracker) + children(tracker)} == {"KILLED"})
         finally:
             if forked:
                 os.kill(forked, signal.SIGKILL)
@@ -172,7 +172,7 @@ def test_a_sweep_killed_while_it_starts_does_not_stay_running(tracker: Tracker) 
     driver = DRIVER.replace("tracker = ", code + "tracker = ", 1)
     ended = subprocess.run([sys.executable, "-c", driver, tracker.uri, EXPERIMENT, SWEEP_KEY, "plain"])
     assert ended.returncode == -signal.SIGKILL
-    wait_for(lambda: [run.info.status for run in parents(tracker)] == ["KILLED"], timeout_s=60)
+    wait_for(lambda: [run.info.status for run in parents(tracker)] == ["KILLED"])
 
 
 def test_the_watchdog_ends_with_the_run(start: Start) -> None:

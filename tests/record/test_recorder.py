@@ -66,7 +66,7 @@ def test_a_child_stands_in_mlflow_before_the_sweep_ends(tracker: Tracker, start:
     with Recorder(sweep_run, store) as recorder:
         for number, stage in enumerate(published(store, Vector("cars"), Pictures("cars"), Vector("scenes"))):
             recorder.on_finished(stage)
-            wait_for(lambda: len(children(tracker)) == [1, 1, 2][number], timeout_s=20)  # noqa: B023  # called at once
+            wait_for(lambda: len(children(tracker)) == [1, 1, 2][number])  # noqa: B023  # called at once
         recorder.flush()
     assert names(tracker) == ["cars alpha=0.5", "scenes alpha=0.5"]
     child = next(child for child in children(tracker) if child.info.run_name == "cars alpha=0.5")
@@ -255,9 +255,9 @@ def test_what_failed_is_tried_again_while_the_sweep_runs(
         outage(True)
         for stage in published(store, Vector("cars"), Vector("scenes")):
             recorder.on_finished(stage)
-        wait_for(lambda: recorder._failure is not None, timeout_s=20)
+        wait_for(lambda: recorder._failure is not None)
         outage(False)
-        wait_for(lambda: names(tracker) == ["cars alpha=0.5", "scenes alpha=0.5"], timeout_s=20)
+        wait_for(lambda: names(tracker) == ["cars alpha=0.5", "scenes alpha=0.5"])
         recorder.flush()
     assert {child.info.status for child in children(tracker)} == {"FINISHED"}
 

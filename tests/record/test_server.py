@@ -47,7 +47,7 @@ def serve(port: int, tmp_path: Path, tracker: Tracker) -> Iterator[Serve]:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         server = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, **quiet)
         servers.append(server)
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), timeout_s=120)
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"))
         return server
 
     yield start

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow_runs import EXPERIMENT, Start, free_port
+from patience import PATIENCE_S
 
 from sweep.record.tracker import KIND, KIND_TAG, Tracker, TrackingError
 
@@ -86,7 +87,7 @@ def test_two_drivers_create_one_quiet_database(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": directory, "env": environment}
     drivers = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
-    outputs = [driver.communicate(timeout=120) for driver in drivers]
+    outputs = [driver.communicate(timeout=PATIENCE_S) for driver in drivers]
     command = f"{shown_mlflow()} ui"
     assert outputs == [(f"1 {command}\n", "")] * 2
     assert [path.name for path in directory.iterdir()] == ["mlflow.db"]
