@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -162,6 +162,8 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
     except WorkerGroupError as error:
         raised = error_of_training(error.worker_failures)
         return Lost(error) if raised is None else Outcome(None, raised)
+    except ControllerError as error:  # of Ray's own work around the workers, as where one dies while their group is set up
+        return Lost(error)
     except Exception as error:
         return Outcome(None, error)
     finally:
