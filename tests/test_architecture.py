@@ -13,7 +13,7 @@ MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep")
 
 # Rooms, the highest first: each imports only itself and rooms below it.
 ROOMS = {
-    "sweep": ("run", "commands", "explain", "record", "stages", "engines", "report", "experiment", "store"),
+    "sweep": ("run", "commands", "record", "explain", "stages", "engines", "report", "experiment", "store"),
     "core": ("explainers", "games", "shapley", "merging", "METHOD", "miniature", "data"),
 }
 # `core`'s own files are the method's: a model is built of the miniature's weights, and games are played on models.
