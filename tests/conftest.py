@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
+os.environ.setdefault("RAY_worker_niceness", "0")  # or the groups that run beside take all the time (`make test`)
 
 import uuid
 from collections.abc import Iterator
@@ -96,6 +97,21 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
     Tracker(f"sqlite:///{path}", "unused").check()
     return path
+
+
+@pytest.fixture(scope="session")
+def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which `universal --seeds 2` was run, without Ray: store and MLflow's database. Tests only read it."""
+    from in_process import TINY_UNIVERSAL, engines_here
+
+    from sweep import run
+
+    directory = tmp_path_factory.mktemp("universal")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        engines_here(patch)
+        assert run.main(["universal", "--suite", "miniature", *TINY_UNIVERSAL, "--seeds", "2"]) == 0
+    return directory
 
 
 @pytest.fixture

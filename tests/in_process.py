@@ -18,6 +18,13 @@ from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph
 from sweep.store.artifacts import Store
 
+TINY_UNIVERSAL = [
+    *("--domains", "clean_digits", "street_digits", "concepts", "--alphas", "0.5", "--num-trials", "5", "--precision", "float32"),
+    *("--max-train-pictures", "16", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
+    *("--num-steps", "2", "--num-source-steps", "2", "--budget", "104", "--test-budget", "104"),
+]
+"""Options of a `universal` over two targets and both sources that takes seconds."""
+
 
 def graph_of(store: Store, *arguments: str) -> SweepGraph:
     """The graph of `all_pairs` with these options; its base is loaded here."""

@@ -17,8 +17,10 @@ from transfers import CLASS_NAMES, stacked, transfer, write_checkpoint, write_pi
 
 from core.attribution_head import AttributionHead
 from core.games.attribution_labels import perturbations
+from core.low_rank import LowRankVector, load_vector
 from core.model import SelfExplainingClassifier
 from core.statistics import paired_proportion_bound
+from core.task_vectors import TaskVector
 from sweep.store.artifacts import Store
 
 NAMES = ["--class-names", *CLASS_NAMES]
@@ -201,3 +203,29 @@ def test_class_names_come_from_a_file_in_its_order(place):
     assert described["class_names"] == list(reversed(CLASS_NAMES))
     head = load_file(place / "model" / "head.safetensors")["class_embeddings"]
     torch.testing.assert_close(F.normalize(head, dim=0), head, atol=1e-5, rtol=0)
+
+
+def test_a_vector_of_low_rank_is_added_and_written_and_its_cost_is_told(base, place, capsys):
+    pictures = str(write_pictures(place / "pictures"))
+    assert transfer(place, "--validation", pictures, "--lambda2", "0.7", "--rank", "3") == 0
+    assert "rank 3:" in capsys.readouterr().out
+    whole, low = load_file(place / "vector.safetensors"), load_vector(place / "model" / "vector.safetensors", base.fingerprint)
+    mine, written = load_file(place / "mine.safetensors"), load_file(place / "model" / "open_clip_model.safetensors")
+    name = "transformer.resblocks.0.mlp.c_fc.weight"
+    u, s, vh = torch.linalg.svd(whole[name], full_matrices=False)
+    torch.testing.assert_close(low.weights[name], u[:, :3] * s[:3] @ vh[:3], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(written[f"visual.{name}"], mine[f"visual.{name}"] + 0.7 * low.weights[name])
+    cost = provenance(place)["vector"]["cost_of_rank"]
+    difference = sum(((whole[k] - low.weights[k]) ** 2).sum() for k in whole).sqrt() / sum((v**2).sum() for v in whole.values()).sqrt()
+    assert cost["relative_error"] == pytest.approx(difference.item(), rel=1e-3)
+    assert cost["with_whole_vector"]["infidelity"] > 0
+    assert "of the vector's numbers" in (place / "model" / "README.md").read_text()
+
+
+def test_a_file_of_low_rank_is_a_vector_like_any_other(base, place):
+    LowRankVector.of(TaskVector.load(place / "vector.safetensors"), 3).save(place / "vector.safetensors", {"domain": "textures"})
+    assert transfer(place, *NAMES, "--lambda2", "0.7") == 0
+    low = load_vector(place / "vector.safetensors")
+    mine, written = load_file(place / "mine.safetensors"), load_file(place / "model" / "open_clip_model.safetensors")
+    for name, weight in low.weights.items():
+        torch.testing.assert_close(written[f"visual.{name}"], mine[f"visual.{name}"] + 0.7 * weight)

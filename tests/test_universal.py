@@ -6,19 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from in_process import engines_here, no_engines
+from in_process import TINY_UNIVERSAL, no_engines
 from mlflow import MlflowClient
 
 from sweep import run
 from sweep.commands import universal
 from sweep.experiment.config import SweepConfig
 from sweep.report.table1 import ROWS
-
-TINY = [
-    *("--domains", "clean_digits", "street_digits", "concepts", "--alphas", "0.5", "--num-trials", "5", "--precision", "float32"),
-    *("--max-train-pictures", "16", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
-    *("--num-steps", "2", "--num-source-steps", "2", "--budget", "104", "--test-budget", "104"),
-]
 
 
 def config(*arguments: str) -> SweepConfig:
@@ -30,14 +24,9 @@ def tables(directory: Path, name: str) -> list[pd.DataFrame]:
     return [pd.read_parquet(path) for path in sorted((directory / "sweep_store" / "artifacts").glob(f"*/*/{name}.parquet"))]
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("universal")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
-        engines_here(patch)
-        assert run.main(["universal", "--suite", "miniature", *TINY, "--seeds", "2"]) == 0
-    return directory
+@pytest.fixture
+def swept(two_seeds: Path) -> Path:
+    return two_seeds
 
 
 def test_both_sources_serve_both_targets_at_each_seed(swept):
@@ -113,5 +102,5 @@ def test_the_papers_is_of_imagenet_to_ten_targets():
 def test_one_seed_is_refused_as_several(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     no_engines(monkeypatch)
-    assert run.main(["universal", "--suite", "miniature", *TINY, "--seeds", "1"]) == 2
+    assert run.main(["universal", "--suite", "miniature", *TINY_UNIVERSAL, "--seeds", "1"]) == 2
     assert "leave --seeds out for one" in capsys.readouterr().err

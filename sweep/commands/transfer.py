@@ -64,6 +64,7 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--confidence", type=float, default=0.95, help="that it is kept, one-sided; 0.5: as measured (default: 0.95)")
     how.add_argument("--max-calibration", type=int, default=64, help="pictures used, 65 evaluations each (default: 64)")
     how.add_argument("--max-validation", type=int, default=2000, help="pictures used (default: 2000)")
+    how.add_argument("--rank", type=int, help="add the vector's leading directions only, so many a matrix; writes them as a small file too")
     how.add_argument("--head", choices=HEAD_KINDS, default="efficiency", help="efficiency: sums to v(all) - v(empty); cosine: as published")
 
     where = parser.add_argument_group("where")
@@ -98,6 +99,7 @@ def request_of(options: argparse.Namespace) -> TransferRequest:
         max_calibration=options.max_calibration,
         max_validation=options.max_validation,
         head=options.head,
+        rank=options.rank,
         trust_base=options.trust_base,
         device=options.device,
         store=options.store,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from core.attribution_head import AttributionHead, HeadKind
 from core.base_models import hub_repository
 from core.checkpoint_formats import FineTunedTower, read_image_tower
-from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, PictureError, check_templates, decode_picture, read_pictures
-from core.data.loose_pictures import find_pictures, read_loose_pictures
-from core.games.lambda2 import RULE_MEANINGS, Bound, Calibration, Choice, Lambda2Search, ValidationPictures
+from core.data.domains import DEFAULT_TEMPLATES, check_templates, read_pictures
+from core.data.loose_pictures import find_pictures
+from core.games.lambda2 import RULE_MEANINGS, Bound, Calibration, Choice, Lambda2Search, Point, ValidationPictures
+from core.low_rank import LowRankVector
 from core.map_scale import SMALLEST_SCALE
-from core.model import Base, Preprocessing, SelfExplainingClassifier, load_base, prompt_class_names
+from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_names
 from core.model_directory import CARD, check_new, write_model
+from core.task_vectors import TaskVector
 from core.transfer import TransferredModel
+from sweep.commands.target_pictures import Used, calibration_pixels, check_class_names, held_out_split, labelled_pixels
 from sweep.commands.vector_source import FoundVector, found_vector
 from sweep.experiment.config import ConfigError, Device
 from sweep.report import model_card
@@ -32,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 AUTO_LAMBDAS = tuple(round(0.1 * i, 10) for i in range(21))
+VECTOR = "vector.safetensors"
+"""Beside the model, where a vector of low rank was made."""
 LIBRARIES = ("torch", "open_clip_torch", "safetensors")
 
 
@@ -39,6 +43,7 @@ LIBRARIES = ("torch", "open_clip_torch", "safetensors")
 class TransferRequest:
     """What the transfer command is asked for. lambda2: None chooses it. class_names: None takes the validation pictures'.
 
+    rank: of the vector that is added, and written beside the model; None: the vector as it is.
     max_calibration, max_validation: pictures that are used of those that are there, spread over them.
     """
 
@@ -57,6 +62,7 @@ class TransferRequest:
     max_validation: int = 2000
     head: HeadKind = "efficiency"
     trust_base: bool = False
+    rank: int | None = None
     device: Device = "cpu"
     store: str | None = None
     tracking_uri: str | None = None
@@ -74,30 +80,17 @@ class TransferRequest:
             raise ConfigError(f"--lambda2 is auto or a finite number, not {self.lambda2}")
         if min(self.max_calibration, self.max_validation) < 1:
             raise ConfigError("--max-calibration and --max-validation must be at least 1")
-
-
-@dataclass(frozen=True, eq=False)
-class Used:
-    """Pictures of one purpose: pixels uint8 [N, 3, S, S]; class_ids: int64 [N] where they are labelled; skipped: those that are damaged."""
-
-    source: str
-    pixels: torch.Tensor
-    class_ids: np.ndarray | None
-    skipped: int
-
-    @property
-    def described(self) -> dict[str, Any]:
-        source = self.source if "://" in self.source else Path(self.source).name  # the model is meant to be given away
-        return {"source": source, "num_pictures": len(self.pixels), "num_skipped": self.skipped}
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"--rank must be at least 1, not {self.rank}")
 
 
 def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     """Write the transferred model to `out`. Raises ConfigError and its kin, naming the fix, before anything is written."""
     out = Path(request.out).expanduser()
     check_new(out)
-    labelled = read_pictures(request.validation, split=_split(request.validation)) if request.validation else None
+    labelled = read_pictures(request.validation, split=held_out_split(request.validation)) if request.validation else None
     class_names = prompt_class_names(request.class_names or (labelled.class_names if labelled else ()))
-    _check_class_names(class_names)
+    check_class_names(class_names)
     check_templates(request.templates)
     if request.calibrate and "://" not in request.calibrate and not request.calibrate.endswith(".parquet"):
         find_pictures(request.calibrate)
@@ -110,9 +103,10 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
         head = base.head(class_names, request.templates, device=request.device)
         # The base's own tower is overwritten: two more copies of it would not fit in the memory that is promised.
         classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead(request.head)).to(request.device).eval()
-        model = TransferredModel(classifier, tower.weights, found.vector)
-        validation = _labelled_pixels(labelled, class_names, base.preprocessing, request.max_validation) if labelled else None
-        calibration_pictures = _calibration_pixels(request, base.preprocessing, validation)
+        low_rank = LowRankVector.of(found.vector, request.rank) if request.rank else None
+        model = TransferredModel(classifier, tower.weights, low_rank.vector() if low_rank else found.vector)
+        validation = labelled_pixels(labelled, class_names, base.preprocessing, request.max_validation) if labelled else None
+        calibration_pictures = calibration_pixels(request.calibrate, request.max_calibration, base.preprocessing, validation)
         calibration = None
         if calibration_pictures is not None:
             calibration = Calibration.play(model.set(0.0), calibration_pictures.pixels, base.preprocessing)
@@ -120,15 +114,42 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
         search = Lambda2Search(model, base.preprocessing, pictures, calibration, request.bound)
         choice = search.choose(request.lambdas) if request.lambda2 is None else search.given(request.lambda2)
         say(told(choice, request))
+        cost = None
+        if low_rank is not None:
+            whole = TransferredModel(classifier, tower.weights, found.vector)
+            with_whole = Lambda2Search(whole, base.preprocessing, pictures, calibration, request.bound).given(choice.point.lambda2).point
+            cost = _cost_of_rank(low_rank, found.vector, choice.point, with_whole)
+            say(cost["told"])
         model.set(choice.point.lambda2)
         scale = choice.point.scale or 1.0
         classifier.attribution_head = replace(classifier.attribution_head, scale=scale)
         provenance = _provenance(request, base, tower, found, choice, scale, validation, calibration_pictures)
+        if low_rank is not None:
+            provenance["vector"] |= {"rank": request.rank, "cost_of_rank": cost}
         write_model(out, classifier, base, class_names, request.templates, provenance)
+        if low_rank is not None:
+            low_rank.save(out / VECTOR, dict(found.metadata))
+            (out / VECTOR).chmod(0o644)  # safetensors writes files that only their owner can read
     zero = calibration.zero_infidelity if calibration else None
     (out / CARD).write_text(model_card.text(out.name, provenance, class_names, zero, request.license), encoding="utf-8")
     say(f"Model: {out}\nSee it explain: python -m sweep.run explain --model {out} --image PICTURES")
     return choice
+
+
+def _cost_of_rank(low_rank: LowRankVector, vector: TaskVector, point: Point, whole: Point) -> dict[str, Any]:
+    """What a vector of low rank loses at the chosen lambda2, measured where there are pictures."""
+    share = low_rank.num_numbers / sum(weight.numel() for weight in vector.weights.values())
+    lines = [f"rank {low_rank.rank}: {share:.1%} of the vector's numbers, {low_rank.relative_error(vector):.1%} of its norm is missing"]
+    for name in ("accuracy", "infidelity", "agreement"):
+        ours, theirs = getattr(point, name), getattr(whole, name)
+        if ours is not None and theirs is not None:
+            lines.append(f"{name} {ours:.4f} instead of {theirs:.4f} with the whole vector")
+    return {
+        "relative_error": low_rank.relative_error(vector),
+        "share_of_numbers": share,
+        "with_whole_vector": asdict(whole),
+        "told": "; ".join(lines),
+    }
 
 
 def told(choice: Choice, request: TransferRequest) -> str:
@@ -154,74 +175,6 @@ def told(choice: Choice, request: TransferRequest) -> str:
     if point.scale is None:
         lines.append("the maps' scale is the vector's own: --calibrate PICTURES (no labels needed) fits it to this model")
     return "\n".join(lines)
-
-
-def _split(place: str | None) -> str | None:
-    """The split of labelled pictures that no training has seen: that of the name validation or test, where there are splits."""
-    path = Path(place or "").expanduser()
-    return next((split for split in ("validation", "test") if (path / split).is_dir() or list(path.glob(f"{split}*.parquet"))), None)
-
-
-def _check_class_names(names: Sequence[str]) -> None:
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if len(names) < 2 or doubled or not all(name.strip() for name in names):
-        raise ConfigError(f"class names must be two or more, all different and none empty{f' (twice: {doubled[:3]})' if doubled else ''}")
-
-
-def _labelled_pixels(
-    labelled: LabelledPictures, class_names: Sequence[str], preprocessing: Preprocessing, most: int
-) -> Used:
-    """Raises ConfigError where the pictures' classes are not among the names."""
-    names = prompt_class_names(labelled.class_names)
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        raise ConfigError(
-            f"--validation {labelled.source} has {len(unknown)} classes that are not named ({', '.join(unknown[:3])}): its directories and "
-            "--classes must name the same classes"
-        )
-    ids = np.array([list(class_names).index(name) for name in names])[labelled.pictures.class_ids]
-    pixels, kept, skipped = [], [], 0
-    for index in _spread(len(labelled.pictures), most):
-        try:
-            pixels.append(preprocessing.pixels(decode_picture(labelled.pictures.read_bytes(index))))
-            kept.append(index)
-        except PictureError as error:
-            _log.warning("%s: %s is skipped: %s", labelled.source, labelled.pictures.ids[index], error)
-            skipped += 1
-    return Used(labelled.source, _stacked(pixels, labelled.source), ids[kept], skipped)
-
-
-def _calibration_pixels(request: TransferRequest, preprocessing: Preprocessing, validation: Used | None) -> Used | None:
-    """The unlabelled pictures; without them the labelled ones, whose labels it does not read."""
-    if request.calibrate is None:
-        if validation is None:
-            return None
-        return Used(validation.source, validation.pixels[_spread(len(validation.pixels), request.max_calibration)], None, 0)
-    if "://" in request.calibrate or request.calibrate.endswith(".parquet") or list(Path(request.calibrate).glob("*.parquet")):
-        labelled = read_pictures(request.calibrate, split=_split(request.calibrate))
-        names = prompt_class_names(labelled.class_names)
-        return _labelled_pixels(labelled, names, preprocessing, request.max_calibration)
-    paths = find_pictures(request.calibrate)
-    chosen = tuple(paths[i] for i in _spread(len(paths), request.max_calibration))
-    pixels, skipped = [], 0
-    for loose in read_loose_pictures(request.calibrate, chosen):
-        if isinstance(loose.picture, PictureError):
-            _log.warning("%s: %s is skipped: %s", request.calibrate, loose.name, loose.picture)
-            skipped += 1
-        else:
-            pixels.append(preprocessing.pixels(loose.picture))
-    return Used(request.calibrate, _stacked(pixels, request.calibrate), None, skipped)
-
-
-def _spread(number: int, most: int) -> list[int]:
-    """At most so many of the first `number` integers, evenly spread: pictures of one class often stand together."""
-    return list(range(number)) if number <= most else np.linspace(0, number - 1, most).round().astype(int).tolist()
-
-
-def _stacked(pixels: list[np.ndarray], source: str) -> torch.Tensor:
-    if not pixels:
-        raise ConfigError(f"{source} holds no picture that can be read: give others")
-    return torch.from_numpy(np.stack(pixels))
 
 
 def _provenance(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from core.low_rank import load_vector
 from core.model import Base
 from core.task_vectors import TaskVector, TaskVectorError
 from sweep.experiment.config import ConfigError
@@ -43,7 +44,7 @@ def found_vector(location: str, base: Base, store: str | None = None, tracking_u
         artifact = Store(store).open(location) if store else open_artifact(location) if is_artifact(location) else None
         path = _in_artifact(artifact, location) if artifact else _file(location, Path(fetched), tracking_uri)
         try:
-            vector = TaskVector.load(path, base.fingerprint)
+            vector = load_vector(path, base.fingerprint)
         except TaskVectorError as error:
             raise TaskVectorError(f"--vector {location}: {error} (--base is {base.name})") from None
         with safe_open(path, framework="pt") as file:

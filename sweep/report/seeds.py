@@ -53,7 +53,7 @@ def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
         for measure in _SHOWN:
             mean = mean_interval(of_model.loc[of_model["measure"] == measure, "value"])
             cells.append(f"{number(mean.estimate, dash='-')} ({number(mean.high - mean.estimate, dash='-')})")
-        lines.append(f"{name:<30}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append(f"{name.replace('normalised', 'norm.'):<30}" + "".join(f" {cell:>13}" for cell in cells))
     lines.append("")
     counted = table[table["measure"].str.startswith("beats: ")]
     for (source, measure), found in counted.groupby(["source_domain", "measure"], sort=False):

@@ -32,7 +32,7 @@ from sweep.stages.provenance import provenance
 from sweep.stages.references import Reference
 from sweep.stages.scoring import map_scores
 from sweep.stages.stage import Stage
-from sweep.store.artifacts import Store
+from sweep.store.artifacts import Artifact, Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +139,13 @@ class Result(Stage):
 
     def load(self, store: Store) -> SweepResult:
         """A result that was assembled before."""
-        artifact = self.artifact(store)
-        with tempfile.TemporaryDirectory() as directory:
-            for name in artifact.manifest["files"]:
-                if "/" not in name:  # figures are not read back
-                    shutil.copyfile(artifact.path(name), Path(directory) / name)
-            return SweepResult.from_directory(Path(directory))
+        return read_result(self.artifact(store))
 
+
+def read_result(artifact: Artifact) -> SweepResult:
+    """The result in an artifact of this kind. Raises ResultError where another version wrote it."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name in artifact.manifest["files"]:
+            if "/" not in name:  # figures are not read back
+                shutil.copyfile(artifact.path(name), Path(directory) / name)
+        return SweepResult.from_directory(Path(directory))

@@ -1,0 +1,272 @@
+"""Ranks the vectors of a store for a target, and tries the best ranked on its pictures. In this process: it takes seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from core.attribution_head import AttributionHead
+from core.checkpoint_formats import read_image_tower
+from core.data.domains import DEFAULT_TEMPLATES, check_templates, read_pictures
+from core.finetune import Recipe, finetune
+from core.games.lambda2 import Bound, Calibration, Choice, Lambda2Search, ValidationPictures
+from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_names
+from core.task_vectors import TaskVector, Weights
+from core.training_data import PicturesInMemory, TrainingData
+from core.transfer import TransferredModel
+from sweep.commands.target_pictures import calibration_pixels, check_class_names, held_out_split, labelled_pixels
+from sweep.commands.transferring import AUTO_LAMBDAS
+from sweep.engines.progress import Progress
+from sweep.experiment.config import ConfigError, Device
+from sweep.report.relation import PAPER_R, Relation, similarity_relation
+from sweep.report.result import SweepResult
+from sweep.report.tables import SCORE_TITLES, chosen_pairs
+from sweep.stages.catalogue import StoredVector, results_of, stored_vectors
+from sweep.store.artifacts import Store
+
+MAX_TRAIN_PICTURES = 1000
+MAX_CALIBRATION, MAX_VALIDATION = 64, 2000
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class RecommendRequest:
+    """What the recommend command is asked for. alpha: None takes vectors of all. class_names: None takes the validation pictures'."""
+
+    target: str
+    store: str = "sweep_store"
+    base: str = "miniature"
+    score: str = "correlation"
+    alpha: float | None = None
+    validation: str | None = None
+    calibrate: str | None = None
+    class_names: tuple[str, ...] | None = None
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    most: int = 4
+    bound: Bound = Bound()
+    trust_base: bool = False
+    device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ConfigError("--most must be at least 1")
+        if self.calibrate and not self.validation and not self.class_names:
+            raise ConfigError("--calibrate asks for the classes too: --class-names A B, in your labels' order, or --validation PICTURES")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A vector with what is known of it. expected: the relation's score; on_sweeps_targets: the source's mean there; tried: measured."""
+
+    vector: StoredVector
+    similarity: float
+    expected: float
+    on_sweeps_targets: float
+    num_targets: int
+    tried: Choice | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The vectors, the most similar first. relation: None where the store holds no finished sweep of the base."""
+
+    request: RecommendRequest
+    ranked: tuple[Ranked, ...]
+    relation: Relation | None
+
+    @property
+    def best(self) -> Ranked:
+        """By what was measured, where something was: the least infidelity at the best scale; else the first."""
+        tried = [r for r in self.ranked if r.tried is not None and r.tried.point.infidelity is not None]
+        return min(tried, key=lambda r: r.tried.point.infidelity or 0.0) if tried else self.ranked[0]  # type: ignore[union-attr]
+
+    def text(self) -> str:
+        """For the terminal."""
+        title = SCORE_TITLES[self.request.score]
+        rows = [f"{'source':<32} {'alpha':>5} {'similarity':>10} {'expected':>9} {'own mean':>9}  key"]
+        for r in self.ranked:
+            rows.append(
+                f"{r.vector.name[:32]:<32} {r.vector.alpha:>5.2f} {r.similarity:>10.3f} {_number(r.expected):>9} "
+                f"{_number(r.on_sweeps_targets):>9}  {r.vector.key[:12]}"
+            )
+        rows += [
+            "",
+            f"similarity: cosine of the target's and the source's prediction-only vectors. expected: {title} by the sweep's relation.",
+            f"own mean: {title} of the source over the sweep's own targets, on test.",
+            *_told(self.relation, title),
+        ]
+        if any(r.tried for r in self.ranked):
+            rows += ["", "Tried on your pictures:", *(_tried(r) for r in self.ranked if r.tried)]
+        best = self.best
+        store = self.request.store.rstrip("/")
+        rows += [
+            "",
+            f"Next: python -m sweep.run transfer --checkpoint MINE --base {self.request.base} "
+            f"--vector {store}/artifacts/{best.vector.key[:2]}/{best.vector.key} --out explaining/",
+        ]
+        return "\n".join(rows)
+
+    def as_json(self) -> str:
+        """For machines: NaN is null."""
+        relation = self.relation and {
+            "score": self.relation.score, "sweep": self.relation.sweep, "r": self.relation.r.estimate, "low": self.relation.r.low,
+            "high": self.relation.r.high, "p_value": self.relation.p_value, "num_pairs": self.relation.num_pairs,
+        }  # fmt: skip
+        rows = [
+            {
+                "source": r.vector.source,
+                "domains": r.vector.domains,
+                "alpha": r.vector.alpha,
+                "key": r.vector.key,
+                "similarity": r.similarity,
+                "expected": r.expected,
+                "own_mean": r.on_sweeps_targets,
+                "tried": asdict(r.tried.point) if r.tried else None,
+            }
+            for r in self.ranked
+        ]
+        return json.dumps(_finite({"relation": relation, "vectors": rows, "best": self.best.vector.key}), indent=1)
+
+
+def run_recommend(request: RecommendRequest) -> Recommendation:
+    """Rank, and try the best ranked. Raises ConfigError and its kin, with the fix."""
+    check_templates(request.templates)
+    base = load_base(request.base)
+    store = Store(request.store)
+    vectors = [v for v in stored_vectors(store, base.fingerprint) if request.alpha is None or math.isclose(v.alpha, request.alpha)]
+    if not vectors:
+        of_alpha = "" if request.alpha is None else f" of alpha {request.alpha:g}"
+        raise ConfigError(
+            f"{request.store} holds no explainability vectors{of_alpha} of {base.name}: run a sweep with this --base and --store first"
+        )
+    fine_tuned = _target_weights(request, base, vectors)
+    own = TaskVector.between(fine_tuned, dict(base.visual.state_dict()), base.fingerprint)
+    similarity = {key: own.cosine_similarity(_prediction_only(vectors, key, store)) for key in {v.prediction_only for v in vectors}}
+    results = results_of(store, base.fingerprint)
+    relation = similarity_relation(results[0], request.score) if results else None
+    ranked = [
+        Ranked(
+            vector,
+            similarity[vector.prediction_only],
+            relation.expected(similarity[vector.prediction_only]) if relation else math.nan,
+            *_own_mean(results, vector.source, request.score),
+        )
+        for vector in vectors
+    ]
+    ranked.sort(key=lambda r: -r.similarity)
+    if request.validation or request.calibrate:
+        ranked[: request.most] = _tried_on_pictures(request, base, fine_tuned, ranked[: request.most], store)
+    return Recommendation(request, tuple(ranked), relation)
+
+
+def _target_weights(request: RecommendRequest, base: Base, vectors: list[StoredVector]) -> Weights:
+    """Of the target's prediction-only model: read, or trained on its pictures as most sources were."""
+    path = Path(request.target).expanduser()
+    holds_weights = path.suffix in _WEIGHTS or (path.is_dir() and any(p.suffix in _WEIGHTS for p in path.iterdir()))
+    if holds_weights:
+        return read_image_tower(path, base, trust_base=request.trust_base).weights
+    recipes = [v.recipe for v in vectors]
+    recipe = replace(max(set(recipes), key=lambda r: (recipes.count(r), -(r.num_steps or 0))), workers_per_model=1)
+    return _fine_tuned(request, base, recipe)
+
+
+def _fine_tuned(request: RecommendRequest, base: Base, recipe: Recipe) -> Weights:
+    labelled = read_pictures(request.target, split=None)
+    names = prompt_class_names(labelled.class_names)
+    check_class_names(names)
+    pictures = labelled_pixels(labelled, names, base.preprocessing, MAX_TRAIN_PICTURES)
+    assert pictures.class_ids is not None
+    data = TrainingData(PicturesInMemory(pictures.pixels), torch.from_numpy(pictures.class_ids), base.preprocessing)
+    tower = {name: weight.clone() for name, weight in base.visual.state_dict().items()}
+    classifier = SelfExplainingClassifier(base.visual, base.head(names, request.templates), base.logit_scale).to(request.device)
+    progress = Progress("fine-tuning the target", recipe.total_steps(len(data)), "steps")
+    done = 0
+
+    def advance(point: object) -> None:
+        nonlocal done
+        progress.advance(point.step - done)  # type: ignore[attr-defined]
+        done = point.step  # type: ignore[attr-defined]
+
+    finetune(classifier, data, recipe, on_progress=advance)
+    weights = {name: weight.detach().cpu().clone() for name, weight in classifier.visual.state_dict().items()}
+    base.visual.cpu().load_state_dict(tower)  # the base's own again
+    return weights
+
+
+def _prediction_only(vectors: list[StoredVector], key: str, store: Store) -> TaskVector:
+    return next(v for v in vectors if v.prediction_only == key).load_prediction_only(store)
+
+
+def _own_mean(results: list[SweepResult], source: str, score: str) -> tuple[float, int]:
+    """Of the chosen points of a source, over the targets of the sweeps that have it."""
+    for result in results:
+        pairs = chosen_pairs(result)
+        found = pd.to_numeric(pairs.loc[pairs["source_domain"] == source, score]).dropna()
+        if len(found):
+            return float(found.mean()), len(found)
+    return math.nan, 0
+
+
+def _tried_on_pictures(request: RecommendRequest, base: Base, fine_tuned: Weights, ranked: list[Ranked], store: Store) -> list[Ranked]:
+    labelled = read_pictures(request.validation, split=held_out_split(request.validation)) if request.validation else None
+    class_names = prompt_class_names(request.class_names or (labelled.class_names if labelled else ()))
+    check_class_names(class_names)
+    validation = labelled_pixels(labelled, class_names, base.preprocessing, MAX_VALIDATION) if labelled else None
+    pictures = calibration_pixels(request.calibrate, MAX_CALIBRATION, base.preprocessing, validation)
+    assert pictures is not None
+    head = base.head(class_names, request.templates)
+    classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead("efficiency")).to(request.device).eval()
+    calibration, found = None, []
+    progress = Progress("trying vectors", len(ranked), "vectors")
+    for candidate in ranked:
+        model = TransferredModel(classifier, fine_tuned, candidate.vector.load(store))
+        calibration = calibration or Calibration.play(model.set(0.0), pictures.pixels, base.preprocessing)
+        own = ValidationPictures(validation.pixels, validation.class_ids) if validation and validation.class_ids is not None else None
+        choice = Lambda2Search(model, base.preprocessing, own, calibration, request.bound).choose(AUTO_LAMBDAS)
+        found.append(replace(candidate, tried=choice))
+        progress.advance()
+    return found
+
+
+def _told(relation: Relation | None, title: str) -> list[str]:
+    if relation is None:
+        return ["The store holds no finished sweep of this base: nothing says what similarity is worth. The paper found r = -0.36 (weak)."]
+    r = relation.r
+    if math.isnan(r.estimate):
+        return [f"The sweep {relation.sweep[:12]} has too few pairs ({relation.num_pairs}) to say what similarity is worth."]
+    doubt = "" if relation.is_told_from_none else ": not told from no relation, take the order as a hint"
+    return [
+        f"Similarity and {title} over {relation.num_pairs} pairs of the sweep {relation.sweep[:12]}: r = {r.estimate:.2f} "
+        f"({r.confidence:.0%} interval {r.low:.2f} to {r.high:.2f}, domains drawn anew; p = {relation.p_value:.3f}){doubt}.",
+        f"Pairs lie {relation.spread:.2f} about the line (standard deviation). The paper: r = {PAPER_R} with the normalised E-RMSE, weak.",
+    ]
+
+
+def _tried(r: Ranked) -> str:
+    assert r.tried is not None
+    point = r.tried.point
+    parts = [f"lambda2 {point.lambda2:.2f}"]
+    if point.normalized_accuracy is not None:
+        parts.append(f"keeps {point.normalized_accuracy:.3f} of the accuracy")
+    if point.infidelity is not None:
+        before = r.tried.points[0].infidelity or math.nan
+        parts.append(f"infidelity {point.infidelity:.4f} at the best scale (your model's own maps {before:.4f})")
+    return f"  {r.vector.name[:32]:<32} alpha {r.vector.alpha:.2f}: {', '.join(parts)}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _finite(value: object) -> object:
+    """With None for what is no finite number, as JSON wants it."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

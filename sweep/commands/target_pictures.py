@@ -1,0 +1,102 @@
+"""The pictures and classes that a user has of a target: labelled or loose, from a directory, a Parquet file or the hub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.data.domains import LabelledPictures, PictureError, decode_picture, read_pictures
+from core.data.loose_pictures import find_pictures, read_loose_pictures
+from core.model import Preprocessing, prompt_class_names
+from sweep.experiment.config import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Used:
+    """Pictures of one purpose: pixels uint8 [N, 3, S, S]; class_ids: int64 [N] where they are labelled; skipped: those that are damaged."""
+
+    source: str
+    pixels: torch.Tensor
+    class_ids: np.ndarray | None
+    skipped: int
+
+    @property
+    def described(self) -> dict[str, Any]:
+        source = self.source if "://" in self.source else Path(self.source).name  # the model is meant to be given away
+        return {"source": source, "num_pictures": len(self.pixels), "num_skipped": self.skipped}
+
+
+def held_out_split(place: str | None) -> str | None:
+    """The split of labelled pictures that no training has seen: that of the name validation or test, where there are splits."""
+    path = Path(place or "").expanduser()
+    return next((split for split in ("validation", "test") if (path / split).is_dir() or list(path.glob(f"{split}*.parquet"))), None)
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if len(names) < 2 or doubled or not all(name.strip() for name in names):
+        raise ConfigError(f"class names must be two or more, all different and none empty{f' (twice: {doubled[:3]})' if doubled else ''}")
+
+
+def labelled_pixels(
+    labelled: LabelledPictures, class_names: Sequence[str], preprocessing: Preprocessing, most: int
+) -> Used:
+    """Raises ConfigError where the pictures' classes are not among the names."""
+    names = prompt_class_names(labelled.class_names)
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        raise ConfigError(
+            f"--validation {labelled.source} has {len(unknown)} classes that are not named ({', '.join(unknown[:3])}): its directories and "
+            "--classes must name the same classes"
+        )
+    ids = np.array([list(class_names).index(name) for name in names])[labelled.pictures.class_ids]
+    pixels, kept, skipped = [], [], 0
+    for index in spread(len(labelled.pictures), most):
+        try:
+            pixels.append(preprocessing.pixels(decode_picture(labelled.pictures.read_bytes(index))))
+            kept.append(index)
+        except PictureError as error:
+            _log.warning("%s: %s is skipped: %s", labelled.source, labelled.pictures.ids[index], error)
+            skipped += 1
+    return Used(labelled.source, _stacked(pixels, labelled.source), ids[kept], skipped)
+
+
+def calibration_pixels(place: str | None, most: int, preprocessing: Preprocessing, validation: Used | None) -> Used | None:
+    """Unlabelled pictures of a place; without it the labelled ones, whose labels it does not read."""
+    if place is None:
+        if validation is None:
+            return None
+        return Used(validation.source, validation.pixels[spread(len(validation.pixels), most)], None, 0)
+    if "://" in place or place.endswith(".parquet") or list(Path(place).glob("*.parquet")):
+        labelled = read_pictures(place, split=held_out_split(place))
+        names = prompt_class_names(labelled.class_names)
+        return labelled_pixels(labelled, names, preprocessing, most)
+    paths = find_pictures(place)
+    chosen = tuple(paths[i] for i in spread(len(paths), most))
+    pixels, skipped = [], 0
+    for loose in read_loose_pictures(place, chosen):
+        if isinstance(loose.picture, PictureError):
+            _log.warning("%s: %s is skipped: %s", place, loose.name, loose.picture)
+            skipped += 1
+        else:
+            pixels.append(preprocessing.pixels(loose.picture))
+    return Used(place, _stacked(pixels, place), None, skipped)
+
+
+def spread(number: int, most: int) -> list[int]:
+    """At most so many of the first `number` integers, evenly spread: pictures of one class often stand together."""
+    return list(range(number)) if number <= most else np.linspace(0, number - 1, most).round().astype(int).tolist()
+
+
+def _stacked(pixels: list[np.ndarray], source: str) -> torch.Tensor:
+    if not pixels:
+        raise ConfigError(f"{source} holds no picture that can be read: give others")
+    return torch.from_numpy(np.stack(pixels))

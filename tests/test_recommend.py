@@ -1,0 +1,124 @@
+"""`python -m sweep.run recommend` on the store of a finished sweep: the rank, what is said of it, what is tried, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from transfers import write_checkpoint, write_pictures
+
+from core.task_vectors import TaskVector
+from sweep import run as command_line
+from sweep.report.relation import Relation, similarity_relation
+from sweep.stages.catalogue import results_of, stored_vectors
+from sweep.store.artifacts import Store
+
+
+@pytest.fixture
+def store(two_seeds: Path) -> Store:
+    return Store(str(two_seeds / "sweep_store"))
+
+
+def recommended(two_seeds: Path, capsys, *arguments: str) -> dict:
+    assert command_line.main(["recommend", "--store", str(two_seeds / "sweep_store"), "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_vector_of_the_store_is_ranked_by_its_cosine_with_the_targets(two_seeds, store, base, tmp_path, capsys):
+    tower = write_checkpoint(tmp_path / "mine.safetensors", base)
+    found = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"))["vectors"]
+    # Of two seeds: concepts, and either domain, each once though it is `others` for the other one too.
+    assert sorted((row["source"], row["domains"]) for row in found) == sorted(
+        2 * [("clean_digits", ["clean_digits"]), ("concepts", ["concepts"]), ("street_digits", ["street_digits"])]
+    )
+    own = TaskVector.between(tower, dict(base.visual.state_dict()), base.fingerprint)
+    similarities = [row["similarity"] for row in found]
+    assert similarities == sorted(similarities, reverse=True)
+    for vector in stored_vectors(store, base.fingerprint):
+        (row,) = [row for row in found if row["key"] == vector.key]
+        start = store.open(vector.key).manifest["inputs"][1]
+        weights = load_file(store.open(start).path("visual.safetensors"))
+        expected = own.cosine_similarity(TaskVector.between(weights, dict(base.visual.state_dict()), base.fingerprint))
+        assert row["similarity"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_target_that_was_a_source_finds_itself_most_alike(two_seeds, store, base, tmp_path, capsys):
+    vector = next(v for v in stored_vectors(store, base.fingerprint) if v.source == "concepts")
+    start = store.open(vector.key).manifest["inputs"][1]
+    (tmp_path / "mine.safetensors").write_bytes(store.open(start).path("visual.safetensors").read_bytes())
+    best = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"))["vectors"][0]
+    assert best["key"] == vector.key and best["similarity"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_best_ranked_are_tried_on_pictures(two_seeds, base, tmp_path, capsys):
+    write_checkpoint(tmp_path / "mine.safetensors", base)
+    pictures = str(write_pictures(tmp_path / "pictures", 12))
+    arguments = ["--target", str(tmp_path / "mine.safetensors"), "--validation", pictures, "--most", "2"]
+    found = recommended(two_seeds, capsys, *arguments)
+    tried = [row["tried"] for row in found["vectors"]]
+    assert all(tried[:2]) and not any(tried[2:])
+    assert all(point["infidelity"] > 0 and point["accuracy"] is not None for point in tried[:2])
+    least = min(found["vectors"][:2], key=lambda row: row["tried"]["infidelity"])
+    assert found["best"] == least["key"]
+
+
+def test_labelled_pictures_are_fine_tuned_on_as_the_sources_were(two_seeds, tmp_path, capsys):
+    pictures = write_pictures(tmp_path / "pictures", 24)
+    assert command_line.main(["recommend", "--store", str(two_seeds / "sweep_store"), "--target", str(pictures)]) == 0
+    out = capsys.readouterr().out
+    assert "concepts" in out and "sweep.run transfer --checkpoint MINE" in out and "similarity: cosine" in out
+
+
+def test_the_relation_is_that_of_the_sweeps_chosen_points(store, base):
+    result = results_of(store, base.fingerprint)[0]
+    relation = similarity_relation(result, "correlation")
+    assert relation.num_pairs == len(result.pairs) == 4
+    chosen = result.cells[(result.cells["split"] == "test") & result.cells["is_chosen"]]
+    merged = chosen.merge(result.similarities, on=["source_domain", "target_domain", "alpha"])
+    expected = np.corrcoef(merged["similarity_prediction_only"], merged["correlation"])[0, 1]
+    assert relation.r.estimate == pytest.approx(expected)
+    slope, intercept = np.polyfit(merged["similarity_prediction_only"], merged["correlation"], 1)
+    assert relation.expected(0.3) == pytest.approx(0.3 * slope + intercept)
+
+
+def test_a_relation_whose_interval_holds_zero_is_no_relation():
+    from core.statistics import Interval, Line
+
+    def relation(low: float, high: float) -> Relation:
+        return Relation("correlation", "0", Line(1.0, 0.0), Interval(0.5, low, high, 8, 0.95), 0.1, 0.1, 56)
+
+    assert relation(0.1, 0.8).is_told_from_none and relation(-0.8, -0.1).is_told_from_none
+    assert not relation(-0.1, 0.8).is_told_from_none and not relation(float("nan"), float("nan")).is_told_from_none
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--alpha", "0.9"], "holds no explainability vectors of alpha 0.9"),
+        (["--calibrate", "pictures"], "--calibrate asks for the classes too"),
+        (["--most", "0"], "--most must be at least 1"),
+        (["--target", "nowhere"], "nowhere"),
+        (["--base", "ViT-S-32-alt:random"], "run a sweep with this --base"),
+    ],
+)
+def test_bad_input_is_refused(two_seeds, base, tmp_path, capsys, arguments, message):
+    write_checkpoint(tmp_path / "mine.safetensors", base)
+    command = ["recommend", "--store", str(two_seeds / "sweep_store"), "--target", str(tmp_path / "mine.safetensors"), *arguments]
+    assert command_line.main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_store_is_refused_with_what_fills_it(base, tmp_path, capsys):
+    write_checkpoint(tmp_path / "mine.safetensors", base)
+    assert command_line.main(["recommend", "--store", str(tmp_path / "store"), "--target", str(tmp_path / "mine.safetensors")]) == 2
+    assert "run a sweep" in capsys.readouterr().err
+
+
+def test_the_store_is_only_read(two_seeds, base, tmp_path, capsys):
+    before = sorted(p for p in (two_seeds / "sweep_store").rglob("*"))
+    write_checkpoint(tmp_path / "mine.safetensors", base)
+    recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"))
+    assert sorted(p for p in (two_seeds / "sweep_store").rglob("*")) == before
