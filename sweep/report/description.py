@@ -43,7 +43,7 @@ def description_markdown(result: SweepResult, num_pairs: int = 5) -> str:
         f"**Best of {len(chosen_pairs(result))} pairs** by IoU@10, those that keep {KEPT_ACCURACY:.0%} of the accuracy first; beside each "
         "score, the references of the pair's target:",
         _table(heads, rows),
-        "\n".join(f"- {text}" for text in findings(result)),
+        "\n".join(f"- {_plain(text)}" for text in findings(result)),
         "**How to read it.** IoU@10 and correlation are better when larger, E-RMSE when smaller. E-RMSE falls by shrinkage alone, so a "
         "good pair is above chance, the mean map and prediction-only in IoU@10, near the supervised model, at a normalised accuracy "
         "near 1. Every point, reference and similarity is in `cells.html`, `references.html` and `similarities.html` (and `.parquet`); "

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sweep.report.evidence import groups, told
 from sweep.report.references import EXPECTED, REFERENCE_TITLES
 from sweep.report.result import SCORE_COLUMNS, SweepResult
-from sweep.report.tables import SCORE_TITLES, chosen_pairs, headline, missing_pairs, num_better
+from sweep.report.tables import SCORE_TITLES, chosen_pairs, headline, missing_pairs
 from sweep.report.text import number, shown_name
 
 
@@ -91,31 +92,20 @@ def warnings(result: SweepResult) -> list[str]:
 
 
 def findings(result: SweepResult) -> list[str]:
-    """The result in sentences: first how many pairs pass the bars that explain nothing."""
+    """The result in sentences: each group of sources against the bars that explain nothing, with intervals; then how to read them."""
     means = headline(result)
-    zero, mean_map = num_better(result, "zero_predictor", "e_rmse"), num_better(result, "mean_map", "e_rmse")
-    chance, map_overlap = num_better(result, "chance", "iou_at_10"), num_better(result, "mean_map", "iou_at_10")
-    own = num_better(result, "prediction_only", "iou_at_10")
-    scaled = num_better(result, "prediction_only", "correlation")
 
     def mean(model: str, score: str) -> str:
         return number(means.loc[model, score])
 
     return [
-        f"In E-RMSE {zero} pairs beat the zero predictor, which explains nothing, and {mean_map} the mean map.",
+        *(told(result, group) for group in groups(result)),
+        f"Beside them, over the same pairs: supervised models correlation {mean('supervised', 'correlation')}, IoU@10 "
+        f"{mean('supervised', 'iou_at_10')}, E-RMSE {mean('supervised', 'e_rmse')}; prediction-only models "
+        f"{mean('prediction_only', 'correlation')}, {mean('prediction_only', 'iou_at_10')}, {mean('prediction_only', 'e_rmse')}; two "
+        f"draws of labels {mean('label_ceiling', 'correlation')}, {mean('label_ceiling', 'iou_at_10')}, {mean('label_ceiling', 'e_rmse')}.",
         f"Normalised E-RMSE falls by shrinkage alone: it is {mean('transferred', 'normalized_e_rmse')} for the "
         f"transferred models on average, and {mean('zero_predictor', 'normalized_e_rmse')} for the zero predictor. So "
         "read it beside the scores that no scale can flatter: correlation, E-RMSE at the best scale, and IoU@10 "
         "against chance.",
-        f"IoU@10 is {mean('transferred', 'iou_at_10')} on average; prediction-only "
-        f"{mean('prediction_only', 'iou_at_10')}, chance {mean('chance', 'iou_at_10')}, mean map "
-        f"{mean('mean_map', 'iou_at_10')}, supervised {mean('supervised', 'iou_at_10')}, label ceiling "
-        f"{mean('label_ceiling', 'iou_at_10')}. {chance} pairs beat chance, {own} their prediction-only target, "
-        f"{map_overlap} the mean map.",
-        f"Correlation with the labels is {mean('transferred', 'correlation')} on average; prediction-only "
-        f"{mean('prediction_only', 'correlation')}, supervised {mean('supervised', 'correlation')}. {scaled} pairs "
-        "improve on their prediction-only target.",
-        f"The transferred models keep {mean('transferred', 'normalized_accuracy')} of the prediction-only accuracy on "
-        f"average ({mean('transferred', 'accuracy')} against {mean('prediction_only', 'accuracy')}; zero-shot "
-        f"{mean('zero_shot', 'accuracy')}).",
     ]

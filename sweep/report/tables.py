@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -62,6 +63,11 @@ def reference_scores(result: SweepResult) -> pd.DataFrame:
 
 def chosen_pairs(result: SweepResult) -> pd.DataFrame:
     """One row a finished pair: the chosen point's scores on test and the similarities at its alpha."""
+    return _chosen_pairs(result).copy()
+
+
+@lru_cache(maxsize=4)
+def _chosen_pairs(result: SweepResult) -> pd.DataFrame:
     cells = result.cells
     pairs = cells[(cells["split"] == "test") & cells["is_chosen"]].assign(alpha_key=_alpha_key)
     similarities = result.similarities.assign(alpha_key=_alpha_key).drop(columns="alpha")
@@ -80,6 +86,11 @@ def pair_references(result: SweepResult) -> pd.DataFrame:
     Columns: source_domain, target_domain, reference, SCORE_COLUMNS. `supervised` is the model trained at the pair's
     own alpha; where it was not trained at that alpha the scores are NaN, as for a reference that the domain lacks.
     """
+    return _pair_references(result).copy()
+
+
+@lru_cache(maxsize=4)
+def _pair_references(result: SweepResult) -> pd.DataFrame:
     by_key = {
         (row.domain, row.reference, None if math.isnan(row.alpha) else round(row.alpha, 9)): row
         for row in reference_scores(result).itertuples()

@@ -32,7 +32,7 @@ def terminal_summary(result: SweepResult, num_pairs: int = 8) -> str:
     for model, row in headline(result).iterrows():
         lines.append(f"{MODEL_TITLES[str(model)]:<{PAIR_LENGTH + 15}}{_scores(row)}")
     lines += ["", *_of_targets(result), *_table1(result), ""]
-    lines += [part for text in findings(result)[:2] for part in _wrapped(text.replace("–", "-"))]
+    lines += [part for text in findings(result)[:2] for part in _wrapped(ascii_text(text.replace("–", "-"), 2000))]
     return "\n".join(lines)
 
 
