@@ -303,14 +303,21 @@ def _build(
 
     try:
         settings = {k: v for k, v in config["model_cfg"].items() if k not in ("custom_text",)}
-        clip = open_clip.CLIP(**settings)
-        clip.load_state_dict(state, strict=True)
+        with torch.device("meta"):  # random weights for the loaded ones to replace would take seconds, and their memory
+            clip = open_clip.CLIP(**settings)
+        clip.load_state_dict(state, strict=True, assign=True)
+        clip.attn_mask = _causal_mask(len(clip.positional_embedding))  # the one buffer that files do not hold
     except (RuntimeError, TypeError, KeyError) as error:
         raise BaseModelError(f"the weights of {name} do not match its configuration: {str(error)[:400]}") from error
     if tokenizer is None:
         tokenizer = open_clip.SimpleTokenizer(context_length=settings["text_cfg"]["context_length"])
     preprocess = {"size": clip.visual.image_size, **config.get("preprocess_cfg", {})}
     return _wrap(name, clip, tokenizer, preprocess)
+
+
+def _causal_mask(length: int) -> Tensor:
+    """Of the text tower: a token sees itself and those before it. [length, length]"""
+    return torch.full((length, length), -torch.inf).triu(1)
 
 
 def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocess: dict) -> Base:

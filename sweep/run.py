@@ -7,7 +7,7 @@ import importlib
 import logging
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from core.checkpoint_files import CheckpointError
@@ -49,19 +49,25 @@ first steps:
 """
 
 
-def find_commands() -> dict[str, ModuleType]:
-    """The commands by name: modules of `sweep.commands` with an `add_parser` (its options) and a `run`."""
+def find_commands(wanted: str | None = None) -> dict[str, ModuleType]:
+    """The commands by name: modules of `sweep.commands` with an `add_parser` (its options) and a `run`.
+
+    wanted: the one that is asked for: where it is there, the others are not imported, which takes seconds.
+    """
     names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    names = [wanted] if wanted in names else names
     modules = {name: importlib.import_module(f"sweep.commands.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "add_parser")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 2 bad input (the message names the fix), 130 interrupted, 1 anything else."""
-    options = make_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    found = find_commands(given[0] if given else None)
+    options = make_parser(found).parse_args(given)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        find_commands()[options.command].run(options)
+        found[options.command].run(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except USER_ERRORS as error:
@@ -78,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(found: Mapping[str, ModuleType] | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sweep.run",
         description="Find out which explainability vector makes a fine-tuned CLIP classifier explain itself.",
@@ -86,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in find_commands().values():
+    for command in (find_commands() if found is None else found).values():
         command.add_parser(subparsers)
     return parser
 

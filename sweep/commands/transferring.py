@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +15,7 @@ import numpy as np
 from core.attribution_head import AttributionHead, HeadKind
 from core.base_models import hub_repository
 from core.checkpoint_formats import FineTunedTower, read_image_tower
-from core.data.domains import DEFAULT_TEMPLATES, check_templates, read_pictures
+from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, check_templates, read_pictures
 from core.data.loose_pictures import find_pictures
 from core.games.lambda2 import RULE_MEANINGS, Bound, Calibration, Choice, Lambda2Search, Point, ValidationPictures
 from core.low_rank import LowRankVector
@@ -99,6 +99,38 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     say(f"{request.checkpoint}: {tower.layout}, fine-tuned from {base.name} (relative distance of its weights {tower.distance:.3f})")
     if tower.has_other_text_tower:
         _log.warning("the text tower of %s was trained too: the class embeddings are the base's, check the accuracy", request.checkpoint)
+    merged = _merged(request, base, tower, labelled, class_names, say)
+    write_model(out, merged.classifier, base, class_names, request.templates, merged.provenance)
+    if merged.low_rank is not None:
+        merged.low_rank.save(out / VECTOR, merged.vector_metadata)
+        (out / VECTOR).chmod(0o644)  # safetensors writes files that only their owner can read
+    card = model_card.text(out.name, merged.provenance, class_names, merged.zero_infidelity, request.license)
+    (out / CARD).write_text(card, encoding="utf-8")
+    say(f"Model: {out}\nSee it explain: python -m sweep.run explain --model {out} --image PICTURES")
+    return merged.choice
+
+
+@dataclass(frozen=True, eq=False)
+class _Merged:
+    """The transferred classifier, and what is to be written beside it. zero_infidelity: of maps of zeros on the calibration pictures."""
+
+    classifier: SelfExplainingClassifier
+    choice: Choice
+    provenance: dict[str, Any]
+    zero_infidelity: float | None
+    low_rank: LowRankVector | None
+    vector_metadata: Mapping[str, str]
+
+
+def _merged(
+    request: TransferRequest,
+    base: Base,
+    tower: FineTunedTower,
+    labelled: LabelledPictures | None,
+    class_names: Sequence[str],
+    say: Say,
+) -> _Merged:
+    """The merge at the chosen lambda2. The vector is no longer held afterwards: what is written takes its room."""
     with found_vector(request.vector, base, request.store, request.tracking_uri) as found:
         head = base.head(class_names, request.templates, device=request.device)
         # The base's own tower is overwritten: two more copies of it would not fit in the memory that is promised.
@@ -124,16 +156,10 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
         scale = choice.point.scale or 1.0
         classifier.attribution_head = replace(classifier.attribution_head, scale=scale)
         provenance = _provenance(request, base, tower, found, choice, scale, validation, calibration_pictures)
-        if low_rank is not None:
+        if cost is not None:
             provenance["vector"] |= {"rank": request.rank, "cost_of_rank": cost}
-        write_model(out, classifier, base, class_names, request.templates, provenance)
-        if low_rank is not None:
-            low_rank.save(out / VECTOR, dict(found.metadata))
-            (out / VECTOR).chmod(0o644)  # safetensors writes files that only their owner can read
-    zero = calibration.zero_infidelity if calibration else None
-    (out / CARD).write_text(model_card.text(out.name, provenance, class_names, zero, request.license), encoding="utf-8")
-    say(f"Model: {out}\nSee it explain: python -m sweep.run explain --model {out} --image PICTURES")
-    return choice
+        zero = calibration.zero_infidelity if calibration else None
+        return _Merged(classifier, choice, provenance, zero, low_rank, dict(found.metadata))
 
 
 def _cost_of_rank(low_rank: LowRankVector, vector: TaskVector, point: Point, whole: Point) -> dict[str, Any]:
