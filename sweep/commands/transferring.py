@@ -124,8 +124,9 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
         scale = choice.point.scale or 1.0
         classifier.attribution_head = replace(classifier.attribution_head, scale=scale)
         provenance = _provenance(request, base, tower, found, choice, scale, validation, calibration_pictures)
+        zero = calibration.zero_infidelity if calibration else None
+        provenance |= {"zero_infidelity": zero, "license": request.license}
         write_model(out, classifier, base, class_names, request.templates, provenance)
-    zero = calibration.zero_infidelity if calibration else None
     (out / CARD).write_text(model_card.text(out.name, provenance, class_names, zero, request.license), encoding="utf-8")
     say(f"Model: {out}\nSee it explain: python -m sweep.run explain --model {out} --image PICTURES")
     return choice
