@@ -179,6 +179,25 @@ def converted(file: CheckpointFile, layout: Layout, prefix: str, start: Weights)
     return weights
 
 
+def in_layout(tower: Weights, layout: Layout, prefix: str = "") -> dict[str, Tensor]:
+    """The inverse of `converted`: a tower of open_clip's names under the library's names and in its shapes.
+
+    prefix: what stands before the tower's names; before the projection's too, unless the layout keeps it outside.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, weight in tower.items():
+        sources = layout.sources(name)
+        place = "" if name == "proj" and layout.projection_is_outside else prefix
+        if name == "proj" and layout.has_transposed_projection:
+            weight = weight.T
+        if layout is TIMM and name in ("class_embedding", "positional_embedding"):
+            weight = weight.reshape(1, -1, weight.shape[-1])
+        weights |= {place + source: part for source, part in zip(sources, weight.chunk(len(sources)), strict=True)}
+    if layout is TIMM:
+        weights[f"{prefix}head.bias"] = torch.zeros(tower["proj"].shape[1])
+    return weights
+
+
 def relative_distance(weights: Weights, start: Weights) -> float:
     """Median over the matrices of |w - w0| / |w0|, Frobenius norms. Vectors are left out: normalisations lie near 1 in every model."""
     distances = [((weights[k] - w0).norm() / w0.norm().clamp_min(1e-12)).item() for k, w0 in start.items() if w0.ndim >= 2]

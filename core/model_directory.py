@@ -72,17 +72,17 @@ def write_model(
         classifier.fix_empty()
     assert base.clip is not None and classifier.empty is not None
     tower = {f"visual.{name}": weight for name, weight in classifier.visual.state_dict().items()}
-    _write_json(directory / CONFIGURATION, configuration)
-    _save({**base.clip.state_dict(), **tower}, directory / WEIGHTS)
-    _save({"class_embeddings": classifier.head, "empty_feature": classifier.empty}, directory / HEAD)
+    write_json(directory / CONFIGURATION, configuration)
+    save_tensors({**base.clip.state_dict(), **tower}, directory / WEIGHTS)
+    save_tensors({"class_embeddings": classifier.head, "empty_feature": classifier.empty}, directory / HEAD)
     described = {
         "format": _FORMAT,
         **asdict(classifier.attribution_head),
         "class_names": list(class_names),
         "templates": list(templates),
     }
-    _write_json(directory / ATTRIBUTION_HEAD, described)
-    _write_json(directory / PROVENANCE, dict(provenance))
+    write_json(directory / ATTRIBUTION_HEAD, described)
+    write_json(directory / PROVENANCE, dict(provenance))
 
 
 def check_new(directory: Path) -> None:
@@ -121,10 +121,12 @@ def _attribution_head(described: Mapping[str, Any]) -> AttributionHead:
     return AttributionHead(described["kind"], float(described["scale"]), ValueFunction(**described["game"]))
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that everyone may read."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
     path.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a JSON file for people, too."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

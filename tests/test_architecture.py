@@ -13,7 +13,7 @@ MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep")
 
 # Rooms, the highest first: each imports only itself and rooms below it.
 ROOMS = {
-    "sweep": ("run", "commands", "record", "explain", "stages", "engines", "report", "experiment", "store"),
+    "sweep": ("run", "commands", "record", "explain", "export", "stages", "engines", "report", "experiment", "store"),
     "core": ("explainers", "games", "shapley", "merging", "METHOD", "miniature", "data"),
 }
 # `core`'s own files are the method's: a model is built of the miniature's weights, and games are played on models.
@@ -39,6 +39,10 @@ HOMES = {
     },
     "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},
     "scipy": {"core/metrics.py", *(m for m in MODULES if m.startswith("core/statistics/"))},
+    "onnx": {"sweep/export/onnx_file.py"},
+    "onnxruntime": set(),
+    "transformers": {m for m in MODULES if m.startswith("sweep/export/shipped/")},
+    "timm": set(),
     "shap": {"core/shapley/shap_library.py", "sweep/explain/explanation.py"},
 }
 # `core` is the method: it knows nothing of how it is run.
@@ -114,6 +118,15 @@ def test_the_drawings_need_neither_torch_nor_open_clip():
     for module in MODULES:
         if module.startswith("core/miniature/") and Path(module).name not in {"pretrain.py", "weights.py"}:
             assert not {name.split(".")[0] for name in imports_of(module)} & {"torch", "open_clip", "safetensors"}, module
+
+
+def test_what_an_exported_model_carries_stands_alone():
+    """Of the project it has only its own files."""
+    allowed = {"__future__", "dataclasses", "typing", "torch", "transformers"}
+    shipped = [m for m in MODULES if m.startswith("sweep/export/shipped/")]
+    assert shipped
+    for module in shipped:
+        assert {name.split(".")[0] for name in imports_of(module)} <= allowed, module
 
 
 def test_nothing_unpickles_files_of_others():

@@ -159,6 +159,7 @@ def _merged(
         if cost is not None:
             provenance["vector"] |= {"rank": request.rank, "cost_of_rank": cost}
         zero = calibration.zero_infidelity if calibration else None
+        provenance |= {"zero_infidelity": zero, "license": request.license}
         return _Merged(classifier, choice, provenance, zero, low_rank, dict(found.metadata))
 
 

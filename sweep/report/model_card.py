@@ -7,13 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from core.model_directory import LoadedModel
+
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _MOST_CLASSES = 50
-"""Class names that the card lists; the others are in attribution_head.json."""
+"""Class names that the card lists; all of them are in the model's own files."""
+_MADE = {"base", "checkpoint", "vector", "merge", "choice", "attribution_head", "validation", "calibration", "versions"}
+"""What `transfer` says of how it made a model."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +35,45 @@ def text(
     name: str, provenance: Mapping[str, Any], class_names: Sequence[str], zero_infidelity: float | None = None, license: str | None = None
 ) -> str:
     """The card. zero_infidelity: of a map of zeros on the calibration pictures, the line that infidelity is read against."""
-    base = provenance["base"]
+    described = _described(name, provenance, class_names, provenance["templates"])
+    scores = _scores(provenance["choice"], len(class_names), zero_infidelity)
+    return _templates().get_template("model_card.md").render({**described, "license": license, "scores": scores})
+
+
+def export_text(library: Literal["hf", "timm", "onnx"], name: str, model: LoadedModel) -> str:
+    """The card of an exported model: how the library runs it, and all that its provenance tells (none where the model brings none)."""
+    provenance = model.provenance
+    is_made = provenance.keys() >= _MADE
+    zero = provenance.get("zero_infidelity")
+    return _templates().get_template(f"export/{library}.md").render({
+        **_described(name, provenance, model.class_names, model.templates),
+        "is_made": is_made,
+        "license": provenance.get("license"),
+        "scores": _scores(provenance["choice"], len(model.class_names), zero) if is_made else [],
+        "library": {"hf": "transformers"}.get(library, library),
+        "grid": model.grid,
+        "head": model.classifier.attribution_head,
+        "logit_scale": model.classifier.logit_scale,
+        "preprocessing": model.preprocessing,
+        "resampling": "BICUBIC" if model.preprocessing.interpolation == "bicubic" else "BILINEAR",
+    })  # fmt: skip
+
+
+def _described(name: str, provenance: Mapping[str, Any], class_names: Sequence[str], templates: Sequence[str]) -> dict[str, Any]:
+    """What every card tells."""
+    base = provenance.get("base", {"name": "", "hub_repository": None})
     repository = base["hub_repository"] or (base["name"] if _REPOSITORY.fullmatch(base["name"]) else None)
-    return _templates().get_template("model_card.md").render(
-        name=name,
-        license=license,
-        base_model=repository,
-        base=base,
-        checkpoint=provenance["checkpoint"],
-        vector=provenance["vector"],
-        merge=provenance["merge"],
-        choice=provenance["choice"],
-        attribution_head=provenance["attribution_head"],
-        validation=provenance["validation"],
-        calibration=provenance["calibration"],
-        versions=provenance["versions"],
-        class_names=class_names,
-        shown_classes=list(class_names)[:_MOST_CLASSES],
-        templates=provenance["templates"],
-        scores=_scores(provenance["choice"], len(class_names), zero_infidelity),
-    )
+    return {
+        "calibration": None,
+        "validation": None,
+        **provenance,
+        "name": name,
+        "base": base,
+        "base_model": repository,
+        "class_names": class_names,
+        "shown_classes": list(class_names)[:_MOST_CLASSES],
+        "templates": templates,
+    }
 
 
 def _scores(choice: Mapping[str, Any], num_classes: int, zero_infidelity: float | None) -> list[CardScore]:
