@@ -27,7 +27,8 @@ from sweep.store.artifacts import Store
 
 SMALL = [
     *("--validation-share", "0.1"),
-    *("--alphas", "0.5", "--num-steps", "4", "--max-train-pictures", "40", "--max-test-pictures", "12", "--max-test-labels", "4"),
+    *("--alphas", "0.5", "--num-steps", "4", "--num-source-steps", "4"),
+    *("--max-train-pictures", "40", "--max-test-pictures", "12", "--max-test-labels", "4"),
     *("--budget", "104", "--test-budget", "104", "--search", "grid", "--lambdas", "0,0.8", "--precision", "float32"),
 ]
 SAME = ["--estimator", "size_adjusted", "--budget", "104", "--shard-size", "25"]

@@ -15,7 +15,8 @@ from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
 
 SMALL = [
-    *("--alphas", "0.5", "--num-steps", "2", "--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4"),
+    *("--alphas", "0.5", "--num-steps", "2", "--num-source-steps", "2"),
+    *("--max-train-pictures", "20", "--max-test-pictures", "12", "--max-test-labels", "4"),
     *("--validation-share", "0.1"),
     *("--budget", "104", "--test-budget", "104", "--search", "grid", "--lambdas", "0,0.8", "--precision", "float32"),
 ]

@@ -75,12 +75,14 @@ def connected(
         if local:
             environment = _thread_limits(threads_per_worker or max(1, cores // (workers or 1)))
             with _without_native_messages():
-                ray.init(
-                    num_cpus=max(cores, workers or 1) + SPARE_CPUS,
-                    include_dashboard=False,
-                    _temp_dir=os.environ.get("RAY_TMPDIR"),
-                    runtime_env={"env_vars": environment} if device == "cpu" else None,
-                    **quiet,
+                patiently(
+                    lambda: ray.init(
+                        num_cpus=max(cores, workers or 1) + SPARE_CPUS,
+                        include_dashboard=False,
+                        _temp_dir=os.environ.get("RAY_TMPDIR"),
+                        runtime_env={"env_vars": environment} if device == "cpu" else None,
+                        **quiet,
+                    )
                 )
         else:
             with _without_native_messages():
@@ -92,6 +94,18 @@ def connected(
         yield replace(found, threads=threads_per_worker) if threads_per_worker else found
     finally:
         ray.shutdown()
+
+
+def patiently(start: Callable[[], object], attempts: int = 3) -> None:
+    """Start Ray here. It gives its own processes 30 seconds, less than a busy machine may need: then it is started again."""
+    for attempt in range(1, attempts + 1):
+        try:
+            start()
+            return
+        except Exception as error:  # Ray raises no type of its own
+            if "timed out during startup" not in str(error) or attempt == attempts:
+                raise
+            ray.shutdown()
 
 
 @contextmanager
