@@ -19,7 +19,7 @@ from sweep.commands.options import Places
 from sweep.commands.session import Session
 from sweep.engines import interruption
 from sweep.engines.job import Work
-from sweep.engines.progress import duration
+from sweep.report.text import duration
 from sweep.experiment.config import ConfigError, Device
 from sweep.experiment.cost import Projection, project
 from sweep.stages.base import BaseFacts, BaseModel
