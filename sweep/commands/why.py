@@ -44,11 +44,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command. Raises StoreError or TrackingError, with the fix, for a key that is not there or not one alone."""
     store, text = Store(options.store), options.key.strip()
-    recorded = History(options.tracking_uri).artifact_key(text) if _RUN_ID.fullmatch(text) and not _begins_a_key(store, text) else None
+    recorded = History(options.tracking_uri).artifact_key(text) if _RUN_ID.fullmatch(text) else None
     key = find_key(store, recorded or text)
     found = lineage(store, key)
     print(json.dumps({"key": key, "artifacts": found}, indent=1) if options.json else lineage_text(key, found))
-
-
-def _begins_a_key(store: Store, text: str) -> bool:
-    return any(key.startswith(text) for key in store.keys())

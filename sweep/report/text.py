@@ -41,12 +41,10 @@ def duration(seconds: float) -> str:
 
 def size(num_bytes: float) -> str:
     """`532 bytes`, `3.1 kB`, `20 MB`, `1.4 GB`, in powers of 1000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 999.5:
-            break
-        num_bytes /= 1000
-    else:
-        unit = "TB"
+    units = iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while num_bytes >= 999.5 and unit != "TB":
+        num_bytes, unit = num_bytes / 1000, next(units)
     return f"{num_bytes:.0f} {unit}" if unit == "bytes" or num_bytes >= 10 else f"{num_bytes:.1f} {unit}"
 
 
