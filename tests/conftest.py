@@ -28,6 +28,12 @@ GROUPS = {
     "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py"),
 }
 
+SMALL_SWEEP = [
+    *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--precision", "float32"),
+    *("--max-train-pictures", "16", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
+    *("--num-steps", "2", "--budget", "104", "--test-budget", "104"),
+]
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Whoever asks for one group (`-m engines`) need not import the files of the others: that takes seconds and a gigabyte."""
@@ -118,3 +124,20 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()  # an instance remembers the server of an earlier test
     yield f"s3://{name}/prefix"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def two_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with store and MLflow of two sweeps that differ in the number of trials, as `all_pairs` left them. Tests change a copy."""
+    from in_process import engines_here
+
+    from sweep import run
+
+    directory = tmp_path_factory.mktemp("two_sweeps")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        engines_here(patch)
+        for num_trials in (5, 6):
+            assert run.main(["all_pairs", *SMALL_SWEEP, "--num-trials", str(num_trials)]) == 0
+    return directory
