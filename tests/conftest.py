@@ -128,7 +128,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def two_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with store and MLflow of two sweeps that differ in the number of trials, as `all_pairs` left them. Tests change a copy."""
+    """A directory with store and MLflow of two sweeps that differ in the number of trials, as they were left. Tests change copies."""
     from in_process import engines_here
 
     from sweep import run

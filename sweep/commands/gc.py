@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.experiment.config import ConfigError
 from sweep.record.history import History, RecordedSweep
-from sweep.report.text import ascii_text, moment, size
+from sweep.report.text import ascii_text, counted, moment, size
 from sweep.stages.base import BaseModel
 from sweep.store.artifacts import Store
 from sweep.store.collection import Garbage, find_garbage, remove_garbage, size_of
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     if options.delete and not garbage.is_empty:
         _refuse_if_in_use(store, claims)
         remove_garbage(store, garbage)
-        print(f"\nRemoved: {size(sum(map(size_of, garbage.artifacts.values())))} in {len(garbage.artifacts)} artifacts, and the rest.")
+        print(f"\nRemoved: {_amount(garbage.artifacts, manifests)}, and what the dead left.")
     elif not garbage.is_empty:
         print("\nNothing was removed: --delete removes it.")
 
@@ -154,18 +154,18 @@ def _listed(garbage: Garbage, manifests: Mapping[str, Mapping[str, Any]]) -> lis
     if garbage.num_left_out:
         lines.append(f"  {garbage.num_left_out} more are left out, too young or in use")
     stale = (
-        (f"checkpoints ({size(sum(entry.size for entry in garbage.checkpoints.values()))})", [key[:12] for key in garbage.checkpoints]),
-        ("leases", [name[:12] for name in garbage.leases]),
-        ("directories of engines", garbage.scratches),
-        ("unfinished files and directories", garbage.leftovers),
+        ("checkpoint", [f"{key[:12]} ({size(entry.size)})" for key, entry in garbage.checkpoints.items()]),
+        ("lease", [name[:12] for name in garbage.leases]),
+        ("engine's directory", garbage.scratches),
+        ("unfinished path", garbage.leftovers),
     )
-    for title, names in stale:
+    for what, names in stale:
         if names:
             shown = ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
-            lines.append(f"  {len(names)} {title} of the dead: {ascii_text(shown, 300)}")
+            lines.append(f"  left by the dead, {counted(len(names), what)}: {ascii_text(shown, 300)}")
     return lines
 
 
 def _amount(keys: Iterable[str], manifests: Mapping[str, Mapping[str, Any]]) -> str:
     found = list(keys)
-    return f"{len(found)} artifacts, {size(sum(size_of(manifests[key]) for key in found))}"
+    return f"{counted(len(found), 'artifact')}, {size(sum(size_of(manifests[key]) for key in found))}"

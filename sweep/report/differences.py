@@ -14,7 +14,7 @@ import pandas as pd
 from core.metrics import SCORES
 from core.statistics import paired_test
 from sweep.report.result import PAIR_COLUMNS
-from sweep.report.text import ascii_pair, ascii_text, number
+from sweep.report.text import ascii_pair, ascii_text, counted, number
 
 _WIDTH = 100
 _VALUE = 48
@@ -90,11 +90,11 @@ def _results(left: pd.DataFrame | None, right: pd.DataFrame | None) -> tuple[boo
     if both.empty:
         return False, ["Results: no pair is in both", *only]
     if not only and all(_is_same(both[f"{c}_left"], both[f"{c}_right"]) for c in _SHOWN):
-        return True, [f"Results: nothing differs in the {len(both)} pairs' chosen points and scores"]
+        return True, [f"Results: nothing differs in chosen points and scores of {counted(len(both), 'pair')}"]
     targets = both["target_domain"].nunique()
     head = (
-        f"Results: {len(both)} pairs in both, chosen points on test. Means over {targets} targets of the means over their pairs; "
-        "right - left with its 95 % t interval and the p-value of the paired t-test over the targets; pairs that are better and worse:"
+        f"Results: {counted(len(both), 'pair')} in both, chosen points on test. Means over {counted(targets, 'target')} of the means over "
+        "their pairs; right - left with its 95 % t interval and the p-value of the paired t-test over the targets; pairs that are better and worse:"
     )
     lines = [*textwrap.wrap(head, _WIDTH), "", f"{'':<30}{'left':>8}{'right':>8}{'difference':>12}{'95 % interval':>20}{'p':>8}  pairs"]
     return False, [*lines, *(_row(both, column) for column in _SHOWN), *(["", *only] if only else [])]

@@ -48,6 +48,12 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} {unit}" if unit == "bytes" or num_bytes >= 10 else f"{num_bytes:.1f} {unit}"
 
 
+def counted(number_of: int, what: str) -> str:
+    """`1 lease`, `2 leases`. what: one of them; `engine's directory` becomes `engine's directories`."""
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number_of} {what if number_of == 1 else plural}"
+
+
 def moment(seconds: float) -> str:
     """Local time of seconds since the epoch, to the minute."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
