@@ -28,12 +28,6 @@ GROUPS = {
     "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py"),
 }
 
-SMALL_SWEEP = [
-    *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--precision", "float32"),
-    *("--max-train-pictures", "16", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
-    *("--num-steps", "2", "--budget", "104", "--test-budget", "104"),
-]
-
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Whoever asks for one group (`-m engines`) need not import the files of the others: that takes seconds and a gigabyte."""
@@ -129,7 +123,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def two_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with store and MLflow of two sweeps that differ in the number of trials, as they were left. Tests change copies."""
-    from in_process import engines_here
+    from in_process import SMALL_SWEEP, engines_here
 
     from sweep import run
 

@@ -18,6 +18,13 @@ from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph
 from sweep.store.artifacts import Store
 
+SMALL_SWEEP = [
+    *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--precision", "float32"),
+    *("--max-train-pictures", "16", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
+    *("--num-steps", "2", "--budget", "104", "--test-budget", "104"),
+]
+"""Options of two pairs that are computed in seconds, all but the number of trials."""
+
 
 def graph_of(store: Store, *arguments: str) -> SweepGraph:
     """The graph of `all_pairs` with these options; its base is loaded here."""

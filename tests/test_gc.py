@@ -13,8 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SMALL_SWEEP
-from in_process import compute, engines_here, graph_of
+from in_process import SMALL_SWEEP, compute, engines_here, graph_of
 from mlflow import MlflowClient
 from patience import PATIENCE_S
 from small_artifact import KEY, put

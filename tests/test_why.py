@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_SWEEP
-from in_process import compute, graph_of
+from in_process import SMALL_SWEEP, compute, graph_of
 from mlflow import MlflowClient
 
 from sweep import run

@@ -94,7 +94,8 @@ def _results(left: pd.DataFrame | None, right: pd.DataFrame | None) -> tuple[boo
     targets = both["target_domain"].nunique()
     head = (
         f"Results: {counted(len(both), 'pair')} in both, chosen points on test. Means over {counted(targets, 'target')} of the means over "
-        "their pairs; right - left with its 95 % t interval and the p-value of the paired t-test over the targets; pairs that are better and worse:"
+        "their pairs; right - left with its 95 % t interval and the p-value of the paired t-test over the targets; pairs that are better "
+        "and worse:"
     )
     lines = [*textwrap.wrap(head, _WIDTH), "", f"{'':<30}{'left':>8}{'right':>8}{'difference':>12}{'95 % interval':>20}{'p':>8}  pairs"]
     return False, [*lines, *(_row(both, column) for column in _SHOWN), *(["", *only] if only else [])]
