@@ -134,3 +134,20 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()  # an instance remembers the server of an earlier test
     yield f"s3://{name}/prefix"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def two_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with store and MLflow of two sweeps that differ in the number of trials, as they were left. Tests change copies."""
+    from in_process import SMALL_SWEEP, engines_here
+
+    from sweep import run
+
+    directory = tmp_path_factory.mktemp("two_sweeps")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        engines_here(patch)
+        for num_trials in (5, 6):
+            assert run.main(["all_pairs", *SMALL_SWEEP, "--num-trials", str(num_trials)]) == 0
+    return directory

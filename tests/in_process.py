@@ -24,6 +24,12 @@ TINY_UNIVERSAL = [
     *("--num-steps", "2", "--num-source-steps", "2", "--budget", "104", "--test-budget", "104"),
 ]
 """Options of a `universal` over two targets and both sources that takes seconds."""
+SMALL_SWEEP = [
+    *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--precision", "float32"),
+    *("--max-train-pictures", "16", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
+    *("--num-steps", "2", "--budget", "104", "--test-budget", "104"),
+]
+"""Options of two pairs that are computed in seconds, all but the number of trials."""
 
 
 def graph_of(store: Store, *arguments: str) -> SweepGraph:

@@ -253,11 +253,21 @@ def test_what_help_says_to_type_is_accepted(domains, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     lines = [line.split("  ")[0].split() for line in command_line.FIRST_STEPS.replace("  python", "python").splitlines()]
     typed = [words[3:] for words in lines if words[:3] == ["python", "-m", "sweep.run"] and "--help" not in words]
-    assert [words[0] for words in typed] == ["all_pairs", "universal", "all_pairs", "label"]
+    assert [words[0] for words in typed] == ["all_pairs", "universal", "all_pairs", "label", "status"]
+    assert command_line.make_parser().parse_args(typed.pop()).command == "status"  # it only reads: there is no dry run of it
     for words in typed:
         places = {"A": str(domains[0]), "B": str(domains[1])}
         assert command_line.main([*(places.get(word, word) for word in words), "--dry-run"]) == 0
     assert not (tmp_path / "sweep_store").exists() and not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "why", "compare", "gc"])
+def test_the_examples_of_commands_that_look_at_sweeps_are_accepted(command):
+    lines = [line.strip() for line in command_line.find_commands()[command].DESCRIPTION.splitlines()]
+    examples = [line.split()[3:] for line in lines if line.startswith("python -m sweep.run")]
+    assert len(examples) >= 2 and {words[0] for words in examples} == {command}
+    for words in examples:
+        assert command_line.make_parser().parse_args(words).command == command
 
 
 def test_help_of_a_command_names_every_option(capsys):

@@ -13,7 +13,8 @@ import pytest
 from patience import PATIENCE_S
 
 from sweep.engines import interruption
-from sweep.engines.progress import Progress, duration, polled
+from sweep.engines.progress import Progress, polled
+from sweep.report.text import duration
 
 
 class _Terminal(io.StringIO):

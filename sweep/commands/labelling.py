@@ -19,9 +19,9 @@ from sweep.commands.options import Places
 from sweep.commands.session import Session
 from sweep.engines import interruption
 from sweep.engines.job import Work
-from sweep.engines.progress import duration
 from sweep.experiment.config import ConfigError, Device
 from sweep.experiment.cost import Projection, project
+from sweep.report.text import duration
 from sweep.stages.base import BaseFacts, BaseModel
 from sweep.stages.dataset import LabelGraph, ModelFacts, find_model, is_artifact
 from sweep.stages.labels import LabelShard

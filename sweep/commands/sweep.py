@@ -17,7 +17,7 @@ from sweep.commands.options import Places
 from sweep.commands.session import Session
 from sweep.engines import interruption
 from sweep.engines.job import Work
-from sweep.engines.progress import Progress, duration
+from sweep.engines.progress import Progress
 from sweep.experiment.config import SHAPLEY, ConfigError, SweepConfig
 from sweep.record.note import running_note
 from sweep.record.recorder import Recorder
@@ -25,10 +25,11 @@ from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import Tracker
 from sweep.report.description import description_markdown
 from sweep.report.page import tables_as_html
-from sweep.report.result import FRAMES, SweepResult
+from sweep.report.result import FRAMES, RESULT, SweepResult
 from sweep.report.table1 import table1
 from sweep.report.tables import chosen_pairs
 from sweep.report.terminal import terminal_summary
+from sweep.report.text import duration
 from sweep.stages.base import BaseModel
 from sweep.stages.domains import DomainFacts, look_at
 from sweep.stages.graph import SweepGraph
@@ -36,6 +37,7 @@ from sweep.stages.imported_labels import GivenLabels, look_at_labels
 from sweep.stages.learned import check_learning
 from sweep.stages.models import FineTuned
 from sweep.stages.pictures import Pictures
+from sweep.stages.plan import Plan
 from sweep.store.artifacts import Store
 
 Say = Callable[[str], None]
@@ -138,6 +140,7 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
                 {"suite": config.suite},
                 running_note(f"Explainability vectors of suite **{config.suite}**: {_description(config)}."),
             )
+            sweep_run.log_plan(Plan.of(str(store), [base, *graph.stages]))
             with Recorder(sweep_run, store, _RecordingProgress()) as recorder:
                 result = _compute(graph, session, recorder, say)
                 _finish(graph, store, recorder, result)
@@ -207,7 +210,7 @@ def _import_engines() -> None:
 def _finish(graph: SweepGraph, store: Store, recorder: Recorder, result: SweepResult) -> None:
     """Record what is the whole sweep's."""
     artifact = store.open(graph.result.key)
-    names = [n for n in artifact.manifest["files"] if n.startswith("figures/") or n.endswith(".html")]
+    names = [n for n in artifact.manifest["files"] if n.startswith("figures/") or n.endswith((".html", RESULT))]
     files: Mapping[str, Path] = {name: artifact.path(name) for name in names}
     chosen = chosen_pairs(result)
     means = {f"mean_{c}": float(chosen[c].mean()) for c in ("normalized_accuracy", "normalized_e_rmse", "iou_at_10", "correlation")}

@@ -12,18 +12,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from sweep.engines import interruption
+from sweep.report.text import duration
 
 LOST_S = 5.0
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3:07`, `2:05:00`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Progress:

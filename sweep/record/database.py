@@ -48,6 +48,26 @@ def check_reachable(uri: str) -> None:
             connection.rollback()
         finally:
             connection.close()
+    _connect(uri)
+
+
+def check_readable(uri: str) -> None:
+    """As `check_reachable`, of a store that is only read: a SQLite file must be MLflow's already, and is not touched.
+
+    Raises sqlite3.Error or OSError.
+    """
+    path = sqlite_path(uri)
+    if path is not None:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", timeout=TIMEOUT_S, uri=True)
+        try:
+            connection.execute("SELECT 1 FROM experiments LIMIT 1")
+        finally:
+            connection.close()
+    _connect(uri)
+
+
+def _connect(uri: str) -> None:
+    """Raise OSError where a database server does not answer."""
     address = urlsplit(uri)
     port = DATABASE_PORTS.get(address.scheme.partition("+")[0])
     if port is not None and address.hostname:

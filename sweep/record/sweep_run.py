@@ -26,6 +26,7 @@ from sweep.record.note import NOTE_TAG, fitting
 from sweep.record.table_page import table_page
 from sweep.record.tracker import TRAINING_SIDE, Tracker, TrackingError, quiet_mlflow
 from sweep.record.watchdog import Watchdog
+from sweep.stages.plan import Plan
 from sweep.stages.stage import ChildRun
 from sweep.store.artifacts import Store
 from sweep.store.processes import is_alive_here, this_process
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+PLAN = "plan.json"
 
 
 class SweepRun:
@@ -92,6 +94,16 @@ class SweepRun:
         if self.may_log():
             with self._tracker.reporting("describe the sweep"):
                 self._client.set_tag(self.run_id, NOTE_TAG, fitting(note))
+
+    def log_plan(self, plan: Plan) -> None:
+        """Say what the sweep will have computed, as PLAN, for `status` and `gc`. Where that fails, a warning: the sweep needs it not."""
+        try:
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory) / PLAN
+                path.write_text(plan.as_json(), encoding="utf-8")
+                self.log_artifact(path)
+        except TrackingError as error:
+            logging.getLogger(__name__).warning("%s", error)
 
     def link(self, name: str) -> str:
         """Markdown that leads to an artifact of the run, from within MLflow's UI."""

@@ -81,6 +81,17 @@ class Tracker:
         self._experiment_id = experiment.experiment_id
         self._client = client
 
+    def reader(self) -> MlflowClient:
+        """A client of a store that is there, for reading: creates and writes nothing. Raises TrackingError with the fix, in seconds."""
+        path = database.sqlite_path(self.uri)
+        if path is not None and not path.is_file():
+            raise TrackingError(f"there is no MLflow database {path}: run this where sweeps are run, or give their --tracking-uri")
+        with self.reporting("be read"), _impatient():
+            database.check_readable(self.uri)
+            client = quiet_mlflow().MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
     def _get_or_create_experiment(self, client: MlflowClient) -> Experiment:
         from mlflow.exceptions import MlflowException
 
@@ -140,6 +151,7 @@ def quiet_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SERVER_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(SERVER_RETRIES))
     import mlflow

@@ -49,6 +49,8 @@ _BOUNDS = {
     "similarity_prediction_only": (-1.0, 1.0),
     "similarity_explainability": (-1.0, 1.0),
 }
+RESULT = "result.json"
+"""The file of all that is no table."""
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
 _FORMAT = 4
 
@@ -177,12 +179,12 @@ class SweepResult:
             "examples": [example.description() for example in self.examples],
         }
         text = json.dumps(description, indent=1, allow_nan=False)
-        (directory / "result.json").write_text(text + "\n", encoding="utf-8")
+        (directory / RESULT).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def from_directory(cls, directory: Path) -> "SweepResult":
         """Reads what `to_directory` wrote. Raises ResultError for another format, FileNotFoundError for a lost file."""
-        description = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+        description = json.loads((directory / RESULT).read_text(encoding="utf-8"))
         if description.get("format") != _FORMAT:
             raise ResultError(f"{directory} holds result format {description.get('format')}, not {_FORMAT}: run again")
         examples = []

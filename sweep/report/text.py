@@ -1,6 +1,7 @@
 """How names and numbers are written: those that users gave are made short, and harmless where they are shown."""
 
 import math
+import time
 
 PAIR_LENGTH = 36
 
@@ -26,6 +27,36 @@ def ascii_pair(source: str, target: str) -> str:
 def number(value: float, digits: int = 3, dash: str = "–") -> str:
     """Fixed digits; a dash where there is no number."""
     return f"{value:.{digits}f}" if math.isfinite(value) else dash
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3:07`, `2:05:00`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size(num_bytes: float) -> str:
+    """`532 bytes`, `3.1 kB`, `20 MB`, `1.4 GB`, in powers of 1000."""
+    units = iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while num_bytes >= 999.5 and unit != "TB":
+        num_bytes, unit = num_bytes / 1000, next(units)
+    return f"{num_bytes:.0f} {unit}" if unit == "bytes" or num_bytes >= 10 else f"{num_bytes:.1f} {unit}"
+
+
+def counted(number_of: int, what: str) -> str:
+    """`1 lease`, `2 leases`. what: one of them; `engine's directory` becomes `engine's directories`."""
+    plural = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number_of} {what if number_of == 1 else plural}"
+
+
+def moment(seconds: float) -> str:
+    """Local time of seconds since the epoch, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _cut(name: str, length: int, ellipsis: str) -> str:

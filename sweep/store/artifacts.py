@@ -22,13 +22,13 @@ from typing import Any
 from sweep.store import files as places
 from sweep.store.checkpoints import Checkpoint
 from sweep.store.credentials import without_credentials
-from sweep.store.files import FileTree, StoreError
+from sweep.store.files import Entry, FileTree, StoreError
 from sweep.store.keys import artifact_key, canonical
-from sweep.store.leases import Leases
+from sweep.store.leases import Lease, Leases
 from sweep.store.manifest import MANIFEST, as_bytes, parse_manifest, sha256_of
 from sweep.store.node_cache import ChecksumError, NodeCache, limit_from_environment
 from sweep.store.processes import unfinished_name
-from sweep.store.publishing import publish_by_rename, publish_by_upload, remove_leftovers
+from sweep.store.publishing import leftovers, publish_by_rename, publish_by_upload, remove_leftovers
 
 __all__ = ["Artifact", "Store", "StoreError", "artifact_key"]
 
@@ -152,6 +152,53 @@ class Store:
             if digest != facts["sha256"]:
                 raise self._damaged(key, name)
 
+    def manifests(self, keys: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """The manifests of those of the keys whose artifacts are there, by default of all: of a bucket many at a time.
+
+        Raises StoreError for one that is damaged.
+        """
+        key_of = {f"{_place(key)}/{MANIFEST}": key for key in (self._listed() if keys is None else keys)}
+        return {key_of[name]: self._parsed(content, key_of[name]) for name, content in self._files.read_many(key_of).items()}
+
+    def leases(self) -> dict[str, Lease]:
+        """Who computes what: leases by the artifact's key, of the dead too; as `Leases.all`."""
+        with self._files.reaching():
+            return self._leases.all()
+
+    def checkpoints(self) -> dict[str, Entry]:
+        """The checkpoints of trainings that have not ended, by the artifact's key."""
+        return {name.removesuffix(".pt"): entry for name, entry in self._files.listing("checkpoints").items()}
+
+    def scratches(self) -> dict[str, float]:
+        """When something in each scratch directory was last written, s since the epoch."""
+        newest: dict[str, float] = {}
+        for name, entry in self._files.listing("scratch").items():
+            folder = name.partition("/")[0]
+            newest[folder] = max(newest.get(folder, 0.0), entry.written)
+        return newest
+
+    def leftovers(self) -> list[str]:
+        """What the dead left half done, as paths or places of the bucket: `check_writable` removes it."""
+        return leftovers(self._files, self._workplace)
+
+    def remove(self, key: str) -> None:
+        """Remove an artifact, so that it is there whole or not at all for whoever looks meanwhile."""
+        if self.is_local:
+            aside = self._workplace / "in_progress" / unfinished_name("removed")
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self._files.place(_place(key)), aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            self._files.remove(f"{_place(key)}/{MANIFEST}")
+            with self._files.reaching(), contextlib.suppress(FileNotFoundError):
+                self._files.fs.rm(self._files.place(_place(key)), recursive=True)
+
+    def remove_lease(self, name: str) -> None:
+        """Remove the lease of a dead holder by taking it over; one whose holder may live stays."""
+        with self._files.reaching(), self._leases.claim(name):
+            pass
+
     def keys(self, stage: str | None = None) -> list[str]:
         """Keys of all whole artifacts, of one stage if named."""
         return sorted(key for key in self._listed() if stage is None or self._read_manifest(key)["stage"] == stage)
@@ -245,6 +292,9 @@ class Store:
         content = self._files.read(f"{_place(key)}/{MANIFEST}")
         if content is None:
             raise StoreError(f"there is no artifact {key} in {self._files}: run the sweep again to compute it")
+        return self._parsed(content, key)
+
+    def _parsed(self, content: bytes, key: str) -> dict[str, Any]:
         try:
             return parse_manifest(content, key)
         except ValueError as error:

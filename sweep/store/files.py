@@ -11,7 +11,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,14 @@ _S3_TRANSFER: Mapping[str, int] = {"chunksize": 16 * 2**20, "max_concurrency": 4
 
 class StoreError(ValueError):
     """A place for files cannot be used, or what lies there is damaged; the message names the fix and no credentials."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a listing. size: bytes; written: when it was last written, s since the epoch."""
+
+    size: int
+    written: float
 
 
 class FileTree:
@@ -79,6 +89,27 @@ class FileTree:
                 return self.fs.cat_file(self.place(name))
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The contents of those of the files that are there: of a bucket many at a time."""
+        if self.is_local:
+            contents = ((name, self.read(name)) for name in names)
+            return {name: content for name, content in contents if content is not None}
+        name_of = {self.place(name): name for name in names}
+        with self.reaching():
+            found = self.fs.cat(list(name_of), on_error="return") if name_of else {}
+            for content in found.values():
+                if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                    raise content
+        return {name_of[place]: content for place, content in found.items() if isinstance(content, bytes)}
+
+    def listing(self, folder: str) -> dict[str, Entry]:
+        """Every file below a folder by its name relative to it; none where there is no such folder."""
+        start = len(self.place(folder)) + 1
+        with self.reaching():
+            self.fs.invalidate_cache()
+            found = self.fs.find(self.place(folder), detail=True)
+        return {place[start:]: Entry(int(facts["size"] or 0), written_at(facts)) for place, facts in found.items()}
 
     def open(self, name: str) -> BufferedIOBase:
         """A file, open for reading. Raises FileNotFoundError where there is none."""
@@ -155,6 +186,10 @@ class FileTree:
             reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
             raise StoreError(f"{self.option} {self} cannot be written to ({reason}): give another {self.option}") from None
 
+    def unfinished(self) -> list[Path]:
+        """What processes that are dead left of files they were writing."""
+        return left_behind(Path(self.root) / _UNFINISHED) if self.is_local else []
+
     def remove_unfinished(self) -> None:
         """Remove what processes that are dead left of files they were writing."""
         if self.is_local:
@@ -174,6 +209,17 @@ class FileTree:
             reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
             fix = "check address, network, permissions and credentials"
             raise StoreError(f"{self.option} {self} cannot be reached ({reason}): {fix}") from error
+
+
+def written_at(facts: Mapping[str, Any]) -> float:
+    """When a file of a listing was last written, s since the epoch; now where its filesystem does not say."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
+        value = facts.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return time.time()
 
 
 def write_probe(url: str) -> str:
@@ -243,11 +289,15 @@ def create_file(filesystem: AbstractFileSystem, path: str, content: bytes) -> bo
     return True
 
 
+def left_behind(directory: Path) -> list[Path]:
+    """The files and directories with an `unfinished_name` whose makers are dead."""
+    return [path for path in directory.glob("*") if is_left_behind(path)]
+
+
 def remove_left_behind(directory: Path) -> None:
-    """Remove the files and directories with an `unfinished_name` whose makers are dead."""
-    for path in directory.glob("*"):
-        if is_left_behind(path):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    """Remove what `left_behind` finds."""
+    for path in left_behind(directory):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

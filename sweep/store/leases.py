@@ -26,15 +26,20 @@ EXPIRY_S = 60.0
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds a lease (token: one holding of it, process: as in `processes`) and when it was last renewed, s since the epoch."""
+    """Who holds a lease (token: one holding of it, process: as in `processes`), when it was last renewed and since when it is held.
+
+    Times are s since the epoch; since: None where its holder did not say.
+    """
 
     token: str
     process: str
     renewed: float
+    since: float | None = None
 
     @staticmethod
-    def of_this_process(token: str) -> Lease:
-        return Lease(token, this_process(), time.time())
+    def of_this_process(token: str, since: float | None = None) -> Lease:
+        now = time.time()
+        return Lease(token, this_process(), now, now if since is None else since)
 
     @property
     def content(self) -> bytes:
@@ -62,7 +67,7 @@ class Leases:
             yield False
             return
         stopped = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(path, token, stopped), daemon=True)
+        renewal = threading.Thread(target=self._renew, args=(path, token, stopped, time.time()), daemon=True)
         try:
             renewal.start()
             yield True
@@ -72,6 +77,16 @@ class Leases:
             with contextlib.suppress(Exception):  # what was computed is published: a lease that stays behind lapses by itself
                 if self._is_held(path, token):
                     self._fs.rm_file(path)
+
+    def all(self) -> dict[str, Lease]:
+        """Every lease by its name, those of the dead too; and the marks of who removes a dead holder's, as NAME.TOKEN."""
+        self._fs.invalidate_cache()
+        try:
+            names = [str(path).rpartition("/")[2] for path in self._fs.ls(self._directory, detail=False)]
+        except FileNotFoundError:
+            return {}
+        found = {name: self._read(f"{self._directory}/{name}") for name in sorted(names)}
+        return {name: lease for name, lease in found.items() if lease is not None}
 
     def is_held(self, name: str) -> bool:
         """Whether somebody holds the lease whom nobody takes for dead."""
@@ -104,12 +119,12 @@ class Leases:
         self._fs.invalidate_cache()
         return create_file(self._fs, path, Lease.of_this_process(token).content) and self._is_held(path, token)
 
-    def _renew(self, path: str, token: str, stopped: threading.Event) -> None:
+    def _renew(self, path: str, token: str, stopped: threading.Event, since: float) -> None:
         while not stopped.wait(RENEWAL_S):
             with contextlib.suppress(Exception):  # a network that fails for a moment: the next renewal is still in time
                 if not self._is_held(path, token):
                     return
-                self._fs.pipe_file(path, Lease.of_this_process(token).content)
+                self._fs.pipe_file(path, Lease.of_this_process(token, since).content)
 
     def _is_held(self, path: str, token: str) -> bool:
         lease = self._read(path)

@@ -34,6 +34,14 @@ def is_alive_here(name: str) -> bool:
         return False
 
 
+def started_at(name: str) -> float | None:
+    """When a process of `this_process` began, s since the epoch; None of what is no such name."""
+    try:
+        return float(name.rsplit(":", 2)[2])
+    except (IndexError, ValueError):
+        return None
+
+
 def unfinished_name(subject: str) -> str:
     """A new name for a file or directory that this process is filling. subject: what it will be, without a dot."""
     return f"{subject}.{this_process()}.{uuid.uuid4().hex}"

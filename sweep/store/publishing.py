@@ -15,12 +15,11 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sweep.store import processes
-from sweep.store.files import FileTree, StoreError, create_file, remove_left_behind
+from sweep.store.files import FileTree, StoreError, create_file, left_behind, remove_left_behind, written_at
 from sweep.store.manifest import MANIFEST, as_bytes, parse_manifest
 
 _WAIT_FOR_ANOTHER_S = 30.0
@@ -57,6 +56,15 @@ def publish_by_upload(files: FileTree, directory: Path, place: str, manifest: Ma
         if _standing_directory(files, place, str(manifest["key"])) != own:
             with contextlib.suppress(FileNotFoundError):
                 files.fs.rm(files.place(f"{place}/{own}"), recursive=True)
+
+
+def leftovers(files: FileTree, workplace: Path) -> list[str]:
+    """Where that lies which `remove_leftovers` removes."""
+    local = [*left_behind(workplace / "in_progress"), *files.unfinished()]
+    if files.is_local:
+        return [str(path) for path in local]
+    with files.reaching():
+        return [*(str(path) for path in local), *_unnamed_uploads(files)]
 
 
 def remove_leftovers(files: FileTree, workplace: Path) -> None:
@@ -119,7 +127,7 @@ def _unnamed_uploads(files: FileTree) -> list[str]:
         if len(parts) == 3 and parts[2] == MANIFEST:
             has_manifest.add(place)
         elif len(parts) > 3:
-            newest[place][parts[2]] = max(newest[place].get(parts[2], 0.0), _written_at(facts))
+            newest[place][parts[2]] = max(newest[place].get(parts[2], 0.0), written_at(facts))
     found = []
     for place, directories in newest.items():
         old = {name for name, written in directories.items() if time.time() - written > processes.LEFT_BEHIND_S}
@@ -133,17 +141,6 @@ def _unnamed_uploads(files: FileTree) -> list[str]:
                 continue  # a damaged manifest: for people to look at
         found += [files.place(f"{place}/{name}") for name in old if name != named]
     return found
-
-
-def _written_at(facts: Mapping[str, Any]) -> float:
-    """When a file of a listing was last written, s since the epoch; now where its filesystem does not say."""
-    for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
-        value = facts.get(name)
-        if isinstance(value, datetime):
-            return value.timestamp()
-        if isinstance(value, (int, float)):
-            return float(value)
-    return time.time()
 
 
 def _flush(path: Path) -> None:
