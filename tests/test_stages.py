@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from in_process import compute, graph_of
+from safetensors import safe_open
 
+from core.finetune import finetune
 from core.metrics import e_rmse
 from sweep.experiment.sources import Source
 from sweep.stages.scoring import hardly_differ
@@ -121,3 +125,27 @@ def test_faster_arithmetic_is_taken_only_where_it_changes_scores_less_than_their
     wrong = logits.copy()
     wrong[60:63] = -wrong[60:63]
     assert not hardly_differ(exact, (wrong, maps), class_ids, errors)
+
+
+def test_a_self_explaining_model_may_start_from_the_prediction_only_weights(finished):
+    store, before, _ = finished
+    graph = graph_of(store, *DIGITS, *SMALL, "--start", "prediction_only")
+    source = Source("clean_digits", ("clean_digits",))
+    start, model = graph.prediction_only(source), graph.self_explaining(source, 0.5)
+    assert start.key == before.prediction_only(source).key and model.key != before.self_explaining(source, 0.5).key
+    assert [work.kind for work in compute(store, model)] == ["finetune"]
+    data, recipe = model.training_data(store), model.recipe
+    classifier = graph.classifier("clean_digits", 1.0, model.attribution_head).load(store)  # the weights it starts from
+    finetune(classifier, data, recipe, 0.5)
+    for name, weight in model.load(store).items():
+        torch.testing.assert_close(classifier.visual.state_dict()[name], weight)
+
+
+def test_a_vectors_file_says_what_made_it(finished):
+    store, graph, _ = finished
+    vector = graph.explainability_vector(Source("clean_digits", ("clean_digits",)), 0.5)
+    with safe_open(vector.artifact(store).path("explainability_vector.safetensors"), framework="pt") as file:
+        said = file.metadata()
+    assert (said["domain"], said["alpha"], json.loads(said["domains"])) == ("clean_digits", "0.5", ["clean_digits"])
+    assert said["base_fingerprint"] == graph.base.fingerprint and json.loads(said["recipe"])["num_steps"] == 2
+    assert json.loads(said["attribution_head"])["kind"] == "efficiency" and json.loads(said["labels"])["budget"] == 104

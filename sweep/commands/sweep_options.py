@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from core.attribution_head import HEAD_KINDS
 from core.data.domains import DomainError
@@ -15,7 +16,7 @@ from core.merging.rule import MergeRule
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers
-from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, SweepConfig
+from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, Start, SweepConfig
 from sweep.experiment.sources import OTHERS
 from sweep.experiment.suites import DRAWN, own_domains
 
@@ -87,6 +88,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         data=data,
         domains=tuple(_with_seed(domain, options) for domain in config.domains),
         head=options.head,
+        start=options.start,
         sources=tuple(options.sources) if options.sources else None,
         targets=tuple(options.targets) if options.targets else None,
     )
@@ -281,6 +283,7 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
         "are trained side by side)",
     )
     data.add_argument("--head", choices=HEAD_KINDS, help="how attributions are read off patch tokens: the paper's, or meeting efficiency")
+    data.add_argument("--start", choices=get_args(Start), help="what self-explaining models are trained from (the paper: base)")
     data.add_argument("--learning-rate", type=float)
     data.add_argument("--batch-size", type=int)
     add_places(sweep, "sweep_store", "directory or fsspec URL of the artifacts")

@@ -24,6 +24,7 @@ Device = Literal["cpu", "cuda"]
 Calibration = Literal["none", "scale"]
 ObjectiveName = Literal["accuracy_bound", "e_rmse", "iou_at_10", "correlation", "infidelity", "few_labels"]
 SHAPLEY = "shapley"
+Start = Literal["base", "prediction_only"]
 LABEL_SOURCES = (SHAPLEY, *EXPLAINERS)
 OBJECTIVE_NAMES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 
@@ -160,9 +161,10 @@ class SweepConfig:
     """A whole sweep: which sources' explainability vectors are added to which targets, and everything their numbers depend on.
 
     sources: names as `--sources` takes them (see `Source`); None: each domain by itself. targets: names of domains; None: all but those
-    that are sources only. head: how attributions are read off a classifier. diverse_recipe: how sources are trained on that are more than
-    one domain, or no target; None: as the others. scores_source_models: the sources' own models are scored on the targets, for Table 1.
-    convergence: None leaves Figure 6 out.
+    that are sources only. head: how attributions are read off a classifier. start: what self-explaining models are trained from, the
+    base (the paper) or the weights of the same source's prediction-only model, on the same batches. diverse_recipe: how sources are
+    trained on that are more than one domain, or no target; None: as the others. scores_source_models: the sources' own models are scored
+    on the targets, for Table 1. convergence: None leaves Figure 6 out.
     """
 
     suite: str
@@ -174,6 +176,7 @@ class SweepConfig:
     search: SearchSettings
     device: Device = "cpu"
     head: HeadKind = "cosine"
+    start: Start = "base"
     diverse_recipe: Recipe | None = None
     scores_source_models: bool = False
     convergence: ConvergenceSettings | None = None

@@ -100,6 +100,7 @@ class SweepGraph:
                 self.config.attribution_head,
                 self.config.device,
                 stream_window(pictures, self.base.preprocessing),
+                self.prediction_only(source) if alpha < 1.0 and self.config.start == "prediction_only" else None,
             ),
         )
 

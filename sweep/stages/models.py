@@ -40,8 +40,8 @@ class FineTuned(Stage):
     """Weights fine-tuned by eq. 4 on one domain's pictures, or on several domains' side by side.
 
     labels: of each domain's train split, where alpha < 1; a picture without one is left out. window: shards that are shuffled together
-    where the pictures are streamed; None shuffles all, which reads at random. A killed training continues from its last checkpoint, on
-    whatever node.
+    where the pictures are streamed; None shuffles all, which reads at random. start: the model that it is trained from; None: the base.
+    A killed training continues from its last checkpoint, on whatever node.
     """
 
     kind = "finetune"
@@ -60,6 +60,7 @@ class FineTuned(Stage):
     attribution_head: AttributionHead
     device: Device
     window: int | None = None
+    start: FineTuned | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +78,7 @@ class FineTuned(Stage):
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        return (*self.pictures, *self.heads, *self.labels)
+        return (*self.pictures, *self.heads, *self.labels, *((self.start,) if self.start else ()))
 
     @property
     def size(self) -> float:
@@ -93,7 +94,10 @@ class FineTuned(Stage):
         workers = DataParallel.joined() if self.num_workers > 1 else None
         assert workers is None or workers.share.size == self.num_workers
         data = self._batch_source(store)
-        classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head).to(self.device)
+        classifier = self.base.load().classifier(load_heads(store, self.heads), self.attribution_head)
+        if self.start is not None:
+            classifier.visual.load_state_dict(self.start.load(store))
+        classifier.to(self.device)
         with store.checkpoint(self.key) as checkpoint:
             history = finetune(classifier, data, self.recipe, self.alpha, checkpoint=checkpoint, workers=workers)
         if workers is not None and not workers.is_first:

@@ -30,7 +30,9 @@ def provenance(config: SweepConfig, pairs: Sequence[PairSearch], store: Store) -
     for split in ("train", "validation", "test"):
         flat.update({f"labels.{split}.{k}": v for k, v in asdict(getattr(config.labels, split)).items()})
     flat["labels.train_source"] = config.labels.train_source
-    flat["device"] = config.device
+    flat |= {"head": config.head, "start": config.start, "device": config.device}
+    if config.diverse_recipe is not None:
+        flat |= {f"diverse_recipe.{k}": v for k, v in asdict(config.diverse_recipe).items()}
     for stage in closure(pairs):
         if isinstance(stage, Pictures):
             meta, domain = stage.artifact(store).manifest["meta"], stage.domain

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from core.task_vectors import TaskVector
+from sweep.stages.labels import LabelSet
 from sweep.stages.models import FineTuned
 from sweep.stages.stage import ChildRun, Stage
 from sweep.store.artifacts import Store
@@ -17,7 +19,7 @@ class Vector(Stage):
     """model minus start: tau_ft where start is None, the base; tau_star where start is the same domain's prediction-only model."""
 
     kind = "vector"
-    version = 1
+    version = 2
 
     model: FineTuned
     start: FineTuned | None
@@ -42,9 +44,24 @@ class Vector(Stage):
         base = self.model.base
         start = self.start.load(store) if self.start else dict(base.load().visual.state_dict())
         vector = TaskVector.between(self.model.load(store), start, base.fingerprint)
-        metadata = {"domain": self.model.source, "alpha": repr(self.model.alpha), "model": self.model.key}
-        vector.save(directory / self.file_name, metadata)
+        vector.save(directory / self.file_name, self._metadata())
         return {"norm": vector.norm()}
+
+    def _metadata(self) -> dict[str, str]:
+        """What a file that is given away says of itself, beside the base's fingerprint."""
+        model = self.model
+        found = {
+            "domain": model.source,
+            "domains": json.dumps([pictures.name for pictures in model.pictures]),
+            "alpha": repr(model.alpha),
+            "base": model.base.name,
+            "recipe": json.dumps(asdict(model.recipe), sort_keys=True),
+            "model": model.key,
+        }
+        if self.start is not None:
+            found["attribution_head"] = json.dumps(asdict(model.attribution_head), sort_keys=True)
+            found["labels"] = json.dumps(asdict(labels.settings) if isinstance(labels := model.labels[0], LabelSet) else labels.kind)
+        return found
 
     def load(self, store: Store) -> TaskVector:
         return TaskVector.load(self.artifact(store).path(self.file_name))
