@@ -27,6 +27,10 @@ def recommended(two_seeds: Path, capsys, *arguments: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def place_of(two_seeds: Path, key: str) -> Path:
+    return two_seeds / "sweep_store" / "artifacts" / key[:2] / key / "explainability_vector.safetensors"
+
+
 def test_every_vector_of_the_store_is_ranked_by_its_cosine_with_the_targets(two_seeds, store, base, tmp_path, capsys):
     tower = write_checkpoint(tmp_path / "mine.safetensors", base)
     found = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"))["vectors"]
@@ -57,12 +61,14 @@ def test_the_best_ranked_are_tried_on_pictures(two_seeds, base, tmp_path, capsys
     write_checkpoint(tmp_path / "mine.safetensors", base)
     pictures = str(write_pictures(tmp_path / "pictures", 12))
     arguments = ["--target", str(tmp_path / "mine.safetensors"), "--validation", pictures, "--most", "2"]
-    found = recommended(two_seeds, capsys, *arguments)
+    found = recommended(two_seeds, capsys, *arguments, "--write", str(tmp_path / "vector.safetensors"))
     tried = [row["tried"] for row in found["vectors"]]
     assert all(tried[:2]) and not any(tried[2:])
     assert all(point["infidelity"] > 0 and point["accuracy"] is not None for point in tried[:2])
     least = min(found["vectors"][:2], key=lambda row: row["tried"]["infidelity"])
     assert found["best"] == least["key"]
+    written, kept = (load_file(p) for p in (tmp_path / "vector.safetensors", place_of(two_seeds, found["best"])))
+    assert written.keys() == kept.keys() and all(bool((written[k] == kept[k]).all()) for k in kept)
 
 
 def test_labelled_pictures_are_fine_tuned_on_as_the_sources_were(two_seeds, tmp_path, capsys):
@@ -99,13 +105,15 @@ def test_a_relation_whose_interval_holds_zero_is_no_relation():
     [
         (["--alpha", "0.9"], "holds no explainability vectors of alpha 0.9"),
         (["--calibrate", "pictures"], "--calibrate asks for the classes too"),
+        (["--write", "mine.safetensors"], "must be a new file"),
         (["--most", "0"], "--most must be at least 1"),
         (["--target", "nowhere"], "nowhere"),
         (["--base", "ViT-S-32-alt:random"], "run a sweep with this --base"),
     ],
 )
-def test_bad_input_is_refused(two_seeds, base, tmp_path, capsys, arguments, message):
+def test_bad_input_is_refused(two_seeds, base, tmp_path, monkeypatch, capsys, arguments, message):
     write_checkpoint(tmp_path / "mine.safetensors", base)
+    monkeypatch.chdir(tmp_path)
     command = ["recommend", "--store", str(two_seeds / "sweep_store"), "--target", str(tmp_path / "mine.safetensors"), *arguments]
     assert command_line.main(command) == 2
     assert message in capsys.readouterr().err

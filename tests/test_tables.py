@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_result import synthetic_result
+from scipy import stats
+from synthetic_result import DOMAINS, synthetic_result
 
 from sweep.report.references import EXPECTED
 from sweep.report.result import SweepResult
 from sweep.report.tables import (
+    alpha_bands,
     best_pairs,
     chosen_pairs,
     coefficient_curves,
@@ -124,6 +126,20 @@ def test_a_curve_is_the_mean_over_sources_at_each_pairs_chosen_alpha(result):
     at = [row.iou_at_10 for row in cells.itertuples() if row.alpha == pairs[row.source_domain, "cars"]]
     assert len(at) == 7
     assert curves.loc[0.8, "cars"] == pytest.approx(np.mean(at))
+
+
+def test_a_band_is_the_t_interval_of_the_curves_of_all_alphas():
+    result = synthetic_result(sources=["others"], num_examples=0)
+    band = alpha_bands(result, "iou_at_10")["scenes"]
+    cells = result.cells[(result.cells["split"] == "validation") & (result.cells["target_domain"] == "scenes")]
+    at = cells[np.isclose(cells["lambda2"], 0.8)].set_index("alpha")["iou_at_10"]
+    low, high = stats.t.interval(0.95, len(at) - 1, at.mean(), at.std(ddof=1) / np.sqrt(len(at)))
+    assert len(at) == 3 and (band.loc[0.8, "low"], band.loc[0.8, "high"]) == pytest.approx((low, high))
+
+
+def test_two_alphas_make_no_band():
+    bands = alpha_bands(synthetic_result(alphas=[0.2, 0.5], num_examples=0), "iou_at_10")
+    assert set(bands) == set(DOMAINS) and all(band.empty for band in bands.values())
 
 
 def test_pairs_searched_at_different_lambda2_are_joined_by_straight_lines():

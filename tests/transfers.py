@@ -37,9 +37,9 @@ def write_vector(path: Path, base: Base, share: float = 0.02, fingerprint: str |
     return vector
 
 
-def write_pictures(directory: Path, number: int = 12, by_class: bool = True) -> Path:
+def write_pictures(directory: Path, number: int = 12, by_class: bool = True, split: str = "test") -> Path:
     """Traffic signs as PNG files, in a directory per class or loose."""
-    pixels, class_ids = miniature.draw_split(DOMAIN, "test", number)
+    pixels, class_ids = miniature.draw_split(DOMAIN, split, number)
     for n, (picture, class_id) in enumerate(zip(pixels, class_ids, strict=True)):
         folder = directory / CLASS_NAMES[class_id].replace(" ", "_") if by_class else directory
         folder.mkdir(parents=True, exist_ok=True)

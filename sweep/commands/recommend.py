@@ -46,6 +46,7 @@ def add_parser(commands: Any) -> None:
     tried.add_argument("--templates", nargs="+", default=list(DEFAULT_TEMPLATES), metavar="TEMPLATE", help="prompts with one {} each")
     tried.add_argument("--most", type=int, default=4, help="vectors that are tried (default: 4)")
     tried.add_argument("--min-normalized-accuracy", type=float, default=0.95, help="share of the accuracy to keep (default: 0.95)")
+    parser.add_argument("--write", metavar="FILE.safetensors", help="write the best vector to a file of its own, for `transfer`")
     parser.add_argument("--trust-base", action="store_true", help="do not ask whether the weights lie near enough to the base's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
         class_names=tuple(options.class_names) if options.class_names else None,
         templates=tuple(options.templates),
         most=options.most,
+        write=options.write,
         bound=Bound(options.min_normalized_accuracy),
         trust_base=options.trust_base,
         device=options.device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,10 @@ _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class RecommendRequest:
-    """What the recommend command is asked for. alpha: None takes vectors of all. class_names: None takes the validation pictures'."""
+    """What the recommend command is asked for. alpha: None takes vectors of all. class_names: None takes the validation pictures'.
+
+    write: a new file for the best vector.
+    """
 
     target: str
     store: str = "sweep_store"
@@ -48,6 +52,7 @@ class RecommendRequest:
     class_names: tuple[str, ...] | None = None
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     most: int = 4
+    write: str | None = None
     bound: Bound = Bound()
     trust_base: bool = False
     device: Device = "cpu"
@@ -55,6 +60,8 @@ class RecommendRequest:
     def __post_init__(self) -> None:
         if self.most < 1:
             raise ConfigError("--most must be at least 1")
+        if self.write and (Path(self.write).exists() or not self.write.endswith(".safetensors")):
+            raise ConfigError(f"--write {self.write} must be a new file called *.safetensors")
         if self.calibrate and not self.validation and not self.class_names:
             raise ConfigError("--calibrate asks for the classes too: --class-names A B, in your labels' order, or --validation PICTURES")
 
@@ -102,13 +109,10 @@ class Recommendation:
         ]
         if any(r.tried for r in self.ranked):
             rows += ["", "Tried on your pictures:", *(_tried(r) for r in self.ranked if r.tried)]
-        best = self.best
-        store = self.request.store.rstrip("/")
-        rows += [
-            "",
-            f"Next: python -m sweep.run transfer --checkpoint MINE --base {self.request.base} "
-            f"--vector {store}/artifacts/{best.vector.key[:2]}/{best.vector.key} --out explaining/",
-        ]
+        key, store = self.best.vector.key, self.request.store.rstrip("/")
+        vector = self.request.write or f"{store}/artifacts/{key[:2]}/{key}"
+        checkpoint = f"--checkpoint {self.request.target if _holds_weights(self.request.target) else 'MINE'}"
+        rows += ["", f"Next: python -m sweep.run transfer {checkpoint} --base {self.request.base} --vector {vector} --out explaining/"]
         return "\n".join(rows)
 
     def as_json(self) -> str:
@@ -161,18 +165,25 @@ def run_recommend(request: RecommendRequest) -> Recommendation:
     ranked.sort(key=lambda r: -r.similarity)
     if request.validation or request.calibrate:
         ranked[: request.most] = _tried_on_pictures(request, base, fine_tuned, ranked[: request.most], store)
-    return Recommendation(request, tuple(ranked), relation)
+    recommendation = Recommendation(request, tuple(ranked), relation)
+    if request.write:
+        shutil.copyfile(recommendation.best.vector.path(store), request.write)
+    return recommendation
 
 
 def _target_weights(request: RecommendRequest, base: Base, vectors: list[StoredVector]) -> Weights:
     """Of the target's prediction-only model: read, or trained on its pictures as most sources were."""
-    path = Path(request.target).expanduser()
-    holds_weights = path.suffix in _WEIGHTS or (path.is_dir() and any(p.suffix in _WEIGHTS for p in path.iterdir()))
-    if holds_weights:
-        return read_image_tower(path, base, trust_base=request.trust_base).weights
+    if _holds_weights(request.target):
+        return read_image_tower(Path(request.target).expanduser(), base, trust_base=request.trust_base).weights
     recipes = [v.recipe for v in vectors]
     recipe = replace(max(set(recipes), key=lambda r: (recipes.count(r), -(r.num_steps or 0))), workers_per_model=1)
     return _fine_tuned(request, base, recipe)
+
+
+def _holds_weights(place: str) -> bool:
+    """Whether it is a checkpoint; else it is a data set."""
+    path = Path(place).expanduser()
+    return path.suffix in _WEIGHTS or (path.is_dir() and any(p.suffix in _WEIGHTS for p in path.iterdir()))
 
 
 def _fine_tuned(request: RecommendRequest, base: Base, recipe: Recipe) -> Weights:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import SCORE_NAMED, SCORES
+from core.statistics import mean_interval
 from sweep.report.references import EXPECTED, REFERENCE_TITLES, REFERENCES
 from sweep.report.result import PAIR_COLUMNS, REFERENCE_COLUMNS, SCORE_COLUMNS, SweepResult
 
@@ -209,12 +210,12 @@ def matrix(result: SweepResult, values: pd.DataFrame, column: str) -> pd.DataFra
     return rectangle.reindex(index=list(result.sources), columns=list(result.targets))
 
 
-def coefficient_curves(result: SweepResult, score: str) -> pd.DataFrame:
+def coefficient_curves(result: SweepResult, score: str, alpha: float | None = None) -> pd.DataFrame:
     """`score` against lambda2 for each target domain: index lambda2, a column a target, the mean over its sources.
 
-    Of each pair the cells at its chosen alpha and lambda1 count. Pairs may have been evaluated at different lambda2:
-    between two of its own points a pair is taken as straight, and beyond them it is left out of the mean. A lambda2
-    that fewer than half of a target's sources reach is NaN: the mean would jump as sources drop out.
+    Of each pair the cells at its chosen lambda1 and alpha count; with `alpha`, at that one. Pairs may have been evaluated at different
+    lambda2: between two of its own points a pair is taken as straight, and beyond them it is left out of the mean. A lambda2 that fewer
+    than half of a target's sources reach is NaN: the mean would jump as sources drop out.
     Split: `curve_split`.
     """
     cells = result.cells[result.cells["split"] == curve_split(result)].dropna(subset=[score])
@@ -226,7 +227,7 @@ def coefficient_curves(result: SweepResult, score: str) -> pd.DataFrame:
         of_pair = cells[
             (cells["source_domain"] == pair.source_domain)
             & (cells["target_domain"] == pair.target_domain)
-            & np.isclose(cells["alpha"], pair.alpha)
+            & np.isclose(cells["alpha"], pair.alpha if alpha is None else alpha)
             & np.isclose(cells["lambda1"], pair.lambda1)
         ]
         points = of_pair.groupby(of_pair["lambda2"].round(9))[score].mean()
@@ -235,6 +236,21 @@ def coefficient_curves(result: SweepResult, score: str) -> pd.DataFrame:
             curves[pair.target_domain].append(curve)
     columns = {domain: _mean_where_half_known(found, len(lambdas)) for domain, found in curves.items()}
     return pd.DataFrame(columns, index=pd.Index(lambdas, name="lambda2"))
+
+
+def alpha_bands(result: SweepResult, score: str) -> dict[str, pd.DataFrame]:
+    """Of each target the 95 % t interval of its curve over the alphas, as in the paper's Figure 4: index lambda2, columns low and high.
+
+    Only where three alphas or more have a value: an interval over two says nothing.
+    """
+    cells = result.cells[result.cells["split"] == curve_split(result)]
+    curves = [coefficient_curves(result, score, alpha) for alpha in sorted(set(cells["alpha"].round(9)))]
+    bands = {}
+    for target in result.targets:
+        values = pd.concat([curve[target] for curve in curves], axis=1).dropna(thresh=3)
+        means = {lambda2: mean_interval(row) for lambda2, row in zip(values.index, values.to_numpy(), strict=True)}
+        bands[target] = pd.DataFrame({"low": {k: m.low for k, m in means.items()}, "high": {k: m.high for k, m in means.items()}})
+    return bands
 
 
 def curve_split(result: SweepResult) -> str:

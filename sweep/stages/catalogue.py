@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from core.finetune import Recipe
 from core.task_vectors import TaskVector
@@ -32,8 +33,12 @@ class StoredVector:
     def name(self) -> str:
         return self.source if len(self.domains) < 2 else f"{self.source} ({len(self.domains)} domains)"
 
+    def path(self, store: Store) -> Path:
+        """Its file, to read or to copy at once."""
+        return store.open(self.key).path(_EXPLAINABILITY)
+
     def load(self, store: Store) -> TaskVector:
-        return TaskVector.load(store.open(self.key).path(_EXPLAINABILITY))
+        return TaskVector.load(self.path(store))
 
     def load_prediction_only(self, store: Store) -> TaskVector:
         return TaskVector.load(store.open(self.prediction_only).path(_TASK))

@@ -6,15 +6,16 @@ from matplotlib.ticker import MaxNLocator
 
 from sweep.report.figures.style import CHANCE, DOTS_PER_INCH, PREDICTION_ONLY, Caption, colours, handles, markers, num_legend_columns
 from sweep.report.result import SweepResult
-from sweep.report.tables import SCORE_TITLES, coefficient_curves, curve_split, headline
+from sweep.report.tables import SCORE_TITLES, alpha_bands, coefficient_curves, curve_split, headline
 
 
 def caption(result: SweepResult) -> Caption:
     return Caption(
         "The scaling coefficient lambda2",
         f"Scores on the {curve_split(result)} split against lambda2, a line a target domain, the mean over its sources. Each pair "
-        "counts at its chosen alpha; between its evaluated points it is taken as straight. A falling E-RMSE with a "
-        "flat IoU@10 is shrinkage, not explanation.",
+        "counts at its chosen alpha; between its evaluated points it is taken as straight. "
+        + ("Bands: 95 % t intervals over the alphas. " if result.cells["alpha"].round(9).nunique() > 2 else "")
+        + "A falling E-RMSE with a flat IoU@10 is shrinkage, not explanation.",
         "Figure 4, from ImageNet to ten targets; the normalised accuracy stays above 0.9 for lambda2 up to 1.0.",
     )
 
@@ -27,9 +28,10 @@ def coefficient_panels(result: SweepResult) -> Figure:
     *panels, legend = figure.subplots(1, 4, width_ratios=[1, 1, 1, 0.54 * num_columns])
     scores = ("normalized_e_rmse", "iou_at_10", "normalized_accuracy")
     for letter, axes, score in zip("abc", panels, scores, strict=True):
-        curves = coefficient_curves(result, score)
+        curves, bands = coefficient_curves(result, score), alpha_bands(result, score)
         for target in result.targets:
-            curve = curves[target].dropna()
+            curve, band = curves[target].dropna(), bands[target]
+            axes.fill_between(band.index, band["low"], band["high"], color=colour_of[target], alpha=0.12, linewidth=0, gid="bands")
             axes.plot(curve.index, curve, marker=marker_of[target], markersize=4, linewidth=1.2, color=colour_of[target])
         axes.set_title(f"({letter}) {SCORE_TITLES[score]}")
         axes.set_xlabel("lambda2")
