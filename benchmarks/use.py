@@ -1,0 +1,164 @@
+"""What a user waits for: `transfer` of a ViT-B/32, and `explain` on a folder against Kernel SHAP of the same model.
+
+    python -m benchmarks.use [--out DIRECTORY]
+
+Weights are random (their size is what matters here), pictures are drawn. `transfer` runs as a command in a process of its own: wall-clock
+and CPU seconds, interpreter and imports included, and the highest resident memory, with and without the pages of mapped files, which the
+system takes back when it needs them. `explain` against Kernel SHAP of the same model at 500 evaluations, by this engine and by
+`shap.KernelExplainer`, in one run: seconds a picture and their ratio. Written to benchmarks/results/use.{md,json}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from core import miniature
+from core.games.attribution_labels import Labeller, LabelSettings
+from core.model import load_base
+from core.model_directory import CONFIGURATION, WEIGHTS
+from core.task_vectors import TaskVector
+from sweep.explain.model import ExplainingModel
+
+RESULTS = Path(__file__).parent / "results"
+BASE = "ViT-B-32"
+CLASSES = ("cat", "dog", "bird")
+BUDGET = 500
+NUM_EXPLAINED, NUM_BY_ENGINE, NUM_BY_SHAP = 64, 4, 2
+EVERY_S = 0.02
+
+
+def write_base(directory: Path) -> None:
+    """A ViT-B/32 with random weights as open_clip keeps a local model."""
+    import open_clip
+
+    torch.manual_seed(0)
+    clip = open_clip.create_model(BASE)
+    directory.mkdir()
+    save_file({name: weight.contiguous() for name, weight in clip.state_dict().items()}, directory / WEIGHTS)
+    described = {"model_cfg": open_clip.get_model_config(BASE), "preprocess_cfg": open_clip.get_model_preprocess_cfg(clip)}
+    (directory / CONFIGURATION).write_text(json.dumps(described))
+
+
+def write_models(directory: Path) -> None:
+    """A fine-tuned checkpoint and a vector: the base's weights moved at random by a fiftieth, and a hundredth, of their spread."""
+    base = load_base(str(directory / "base"))
+    generator = torch.Generator().manual_seed(1)
+
+    def moved(share: float) -> dict[str, torch.Tensor]:
+        return {
+            name: weight + share * (weight.std() if weight.numel() > 1 else 0.0) * torch.randn(weight.shape, generator=generator)
+            for name, weight in base.visual.state_dict().items()
+        }
+
+    torch.save({f"visual.{name}": weight for name, weight in moved(0.02).items()}, directory / "mine.pt")
+    start = dict(base.visual.state_dict())
+    TaskVector.between(moved(0.01), start, base.fingerprint).save(directory / "vector.safetensors", {"domain": "random", "alpha": "0.5"})
+
+
+def watched(command: list[str]) -> dict[str, float]:
+    """Run a command to its end: seconds and MB. Raises CalledProcessError where it fails."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    peaks = {"rss": 0.0, "own": 0.0}
+
+    def watch() -> None:
+        while process.poll() is None:
+            try:
+                memory = psutil.Process(process.pid).memory_info()
+            except psutil.Error:
+                return
+            peaks["rss"] = max(peaks["rss"], memory.rss)
+            peaks["own"] = max(peaks["own"], memory.rss - memory.shared)
+            time.sleep(EVERY_S)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    code = process.wait()
+    watcher.join()
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "resident_mb": peaks["rss"] / 2**20,
+        "without_mapped_files_mb": peaks["own"] / 2**20,
+    }
+
+
+def explained(directory: Path) -> dict[str, float]:
+    """Seconds a picture: the whole `explain` on a folder, one pass alone, and Kernel SHAP by this engine and by shap."""
+    model = ExplainingModel.load(directory / "explaining")
+    size = model.preprocessing.image_size
+    pixels, _ = miniature.draw_split("scenes", "test", NUM_EXPLAINED)
+    (directory / "pictures").mkdir()
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).resize((size, size)).save(directory / "pictures" / f"{number:03d}.png")
+    model.explain(str(directory / "pictures" / "000.png"))  # the first pass of all warms up
+    began = time.perf_counter()
+    explanation = model.explain(str(directory / "pictures"))
+    folder_s = (time.perf_counter() - began) / NUM_EXPLAINED
+    inputs = model.preprocessing.normalise(torch.from_numpy(np.asarray(explanation.data).transpose(0, 3, 1, 2).copy()))
+    found = {"explain a folder, decoding included": folder_s}
+    class_ids = torch.zeros(len(inputs), dtype=torch.long)
+    for name, estimator, number in (("this engine", "kernel_shap", NUM_BY_ENGINE), ("shap.KernelExplainer", "shap", NUM_BY_SHAP)):
+        labeller = Labeller(model.classifier, LabelSettings(budget=BUDGET, estimator=estimator), "benchmark")
+        began = time.perf_counter()
+        labeller.label(inputs[:number], class_ids[:number], [str(n) for n in range(number)])
+        found[f"Kernel SHAP, {BUDGET} evaluations, {name}"] = (time.perf_counter() - began) / number
+    return found
+
+
+def table(transfer: dict[str, float], explain: dict[str, float], threads: int) -> str:
+    own = next(iter(explain.values()))
+    lines = [
+        f"Made by `python -m benchmarks.use` on {os.cpu_count()} cores, {threads} thread(s): a {BASE} with random weights.",
+        "",
+        f"`transfer` of a checkpoint with a vector, as a command: {transfer['seconds']:.1f} s ({transfer['cpu_s']:.1f} s of CPU), at most "
+        f"{transfer['resident_mb']:.0f} MB resident, {transfer['without_mapped_files_mb']:.0f} MB without the pages of mapped files.",
+        "",
+        "| | ms a picture | times as long |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {1000 * seconds:.1f} | {seconds / own:.0f} |" for name, seconds in explain.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of the results")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        write_base(directory / "base")
+        write_models(directory)
+        command = [sys.executable, "-m", "sweep.run", "transfer", "--base", str(directory / "base"), "--class-names", *CLASSES]
+        command += ["--checkpoint", str(directory / "mine.pt"), "--vector", str(directory / "vector.safetensors")]
+        transfer = watched([*command, "--lambda2", "1", "--out", str(directory / "explaining")])
+        explain = explained(directory)
+    text = table(transfer, explain, torch.get_num_threads())
+    found: dict[str, Any] = {"transfer": transfer, "explain_s": explain, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "use.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "use.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
