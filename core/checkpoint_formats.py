@@ -117,6 +117,12 @@ class FineTunedTower:
     files: tuple[Path, ...]
 
 
+def base_tower(base: Base) -> FineTunedTower:
+    """The base's own tower in the place of a fine-tuned one: a zero-shot classifier."""
+    weights = {name: weight.clone() for name, weight in base.visual.state_dict().items()}
+    return FineTunedTower(weights, "the base itself, zero-shot", 0.0, False, ())
+
+
 def read_image_tower(path: Path, base: Base, *, trust_base: bool = False) -> FineTunedTower:
     """The fine-tuned image tower in a checkpoint of open_clip, Hugging Face CLIP, timm or the task-vectors repository.
 

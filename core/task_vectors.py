@@ -97,11 +97,11 @@ class TaskVector:
 
 
 def read_vector_file(path: Path, base_fingerprint: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a task vector's file. Raises TaskVectorError as `TaskVector.load` does."""
+    """Tensors, float32 whatever the file has, and metadata of a task vector's file. Raises TaskVectorError as `TaskVector.load` does."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - the file is no mapping
     except (SafetensorError, OSError) as error:
         raise TaskVectorError(f"{path} cannot be read ({error}): make the vector again") from error
     found = metadata.get(BASE_FINGERPRINT)

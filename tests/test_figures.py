@@ -9,6 +9,7 @@ from synthetic_result import DOMAINS, synthetic_result
 
 from core.metrics import iou_at, top_patches
 from core.statistics import pearson
+from sweep.report.figures.coefficients import coefficient_panels
 from sweep.report.figures.examples import example_rows
 from sweep.report.figures.highlighting import faded, outline
 from sweep.report.figures.matrices import matrix_panel
@@ -55,6 +56,14 @@ def test_trade_off_colour_is_the_source_and_shape_the_target(result):
             assert colour_of.setdefault(source, tuple(colour)) == tuple(colour)
     assert len(set(colour_of.values())) == len(DOMAINS)
     assert len({group.get_paths()[0].vertices.tobytes() for group in groups}) == len(DOMAINS)
+
+
+@pytest.mark.parametrize(("alphas", "num_bands"), [([0.3, 0.5, 0.7], len(DOMAINS)), ([0.2, 0.5], 0)])
+def test_curves_have_a_band_where_there_are_alphas_enough(alphas, num_bands):
+    figure = coefficient_panels(synthetic_result(alphas=alphas, num_examples=0))
+    for axes in figure.axes[:3]:
+        assert sum(collection.get_gid() == "bands" for collection in axes.collections) == num_bands
+        assert len([line for line in axes.lines if line.get_marker() not in ("None", "")]) == len(DOMAINS)
 
 
 def test_correlation_panels_state_r_of_what_they_plot(result):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 BASE_DIRECTORY = Path(__file__).parent / "base"
+VECTOR_FILE = BASE_DIRECTORY / "explainability_vector.safetensors"
+"""The explainability vector of `concepts` for this base, float16."""
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHTS_FILE = "open_clip_model.safetensors"
 _TOKEN_EMBEDDING = "token_embedding.weight"

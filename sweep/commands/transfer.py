@@ -24,6 +24,8 @@ names, class embeddings, the settings of the attribution head and a model card; 
       loose pictures without labels: lambda2 by infidelity
   python -m sweep.run transfer --checkpoint mine.pt --vector vector.safetensors --classes names.txt --lambda2 1 --out explaining/
       no pictures at all: the vector as it is; the maps' size is then not fitted
+  python -m sweep.run transfer --checkpoint miniature --vector miniature --class-names cat dog --calibrate photos/ --out explaining/
+      nothing but pictures: the base itself as a zero-shot classifier, with the vector in this package (a toy: it knows drawings)
 """
 
 
@@ -40,9 +42,9 @@ def add_parser(commands: Any) -> None:
         "--checkpoint",
         required=True,
         help="your fine-tuned model: a file (.safetensors, .pt, .bin) or directory, as open_clip, Hugging Face CLIP, timm or the "
-        "task-vectors repository name its weights; pickles are read weights only",
+        "task-vectors repository name its weights; pickles are read weights only; what --base says: the base itself, zero-shot",
     )
-    what.add_argument("--vector", required=True, help="FILE.safetensors, STORE/artifacts/XX/KEY or MLflow's runs:/RUN_ID")
+    what.add_argument("--vector", required=True, help="FILE.safetensors, STORE/artifacts/XX/KEY, MLflow's runs:/RUN_ID, or miniature")
     what.add_argument("--base", default="miniature", help="what both were fine-tuned from: open_clip NAME:TAG or directory (miniature)")
     what.add_argument("--trust-base", action="store_true", help="do not ask whether the weights lie near enough to the base's")
     what.add_argument("--out", required=True, help="directory of the model, new or empty")

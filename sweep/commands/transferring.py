@@ -14,7 +14,7 @@ import numpy as np
 
 from core.attribution_head import AttributionHead, HeadKind
 from core.base_models import hub_repository
-from core.checkpoint_formats import FineTunedTower, read_image_tower
+from core.checkpoint_formats import FineTunedTower, base_tower, read_image_tower
 from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, check_templates, read_pictures
 from core.data.loose_pictures import find_pictures
 from core.games.lambda2 import RULE_MEANINGS, Bound, Calibration, Choice, Lambda2Search, Point, ValidationPictures
@@ -95,7 +95,10 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     if request.calibrate and "://" not in request.calibrate and not request.calibrate.endswith(".parquet"):
         find_pictures(request.calibrate)
     base = load_base(request.base)
-    tower = read_image_tower(Path(request.checkpoint).expanduser(), base, trust_base=request.trust_base)
+    if request.checkpoint == request.base:
+        tower = base_tower(base)
+    else:
+        tower = read_image_tower(Path(request.checkpoint).expanduser(), base, trust_base=request.trust_base)
     say(f"{request.checkpoint}: {tower.layout}, fine-tuned from {base.name} (relative distance of its weights {tower.distance:.3f})")
     if tower.has_other_text_tower:
         _log.warning("the text tower of %s was trained too: the class embeddings are the base's, check the accuracy", request.checkpoint)

@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 from core.low_rank import load_vector
-from core.model import Base
+from core.miniature.weights import VECTOR_FILE
+from core.model import MINIATURE, Base
 from core.task_vectors import TaskVector, TaskVectorError
 from sweep.experiment.config import ConfigError
 from sweep.record.vector_files import RUNS, fetch_vector
@@ -37,7 +38,8 @@ class FoundVector:
 def found_vector(location: str, base: Base, store: str | None = None, tracking_uri: str | None = None) -> Iterator[FoundVector]:
     """The vector at a location, while it is in use: what was fetched is removed afterwards.
 
-    location: a .safetensors file, <store>/artifacts/<xx>/<key> (with a store, the key alone), or runs:/RUN_ID[/PATH].
+    location: a .safetensors file, <store>/artifacts/<xx>/<key> (with a store, the key alone), runs:/RUN_ID[/PATH], or `miniature` (that of
+    `concepts`, in this package).
     Raises ConfigError, StoreError, TrackingError or TaskVectorError, with the fix, where there is none, or it is not of this base.
     """
     with tempfile.TemporaryDirectory() as fetched:
@@ -63,6 +65,8 @@ def _in_artifact(artifact: Artifact, location: str) -> Path:
 
 
 def _file(location: str, directory: Path, tracking_uri: str | None) -> Path:
+    if location == MINIATURE:
+        return VECTOR_FILE
     if location.startswith(RUNS):
         return fetch_vector(location, directory, tracking_uri)
     path = Path(location).expanduser()

@@ -31,7 +31,8 @@ def coefficient_panels(result: SweepResult) -> Figure:
         curves, bands = coefficient_curves(result, score), alpha_bands(result, score)
         for target in result.targets:
             curve, band = curves[target].dropna(), bands[target]
-            axes.fill_between(band.index, band["low"], band["high"], color=colour_of[target], alpha=0.12, linewidth=0, gid="bands")
+            if len(band):
+                axes.fill_between(band.index, band["low"], band["high"], color=colour_of[target], alpha=0.12, linewidth=0, gid="bands")
             axes.plot(curve.index, curve, marker=marker_of[target], markersize=4, linewidth=1.2, color=colour_of[target])
         axes.set_title(f"({letter}) {SCORE_TITLES[score]}")
         axes.set_xlabel("lambda2")
