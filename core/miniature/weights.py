@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 BASE_DIRECTORY = Path(__file__).parent / "base"
-VECTOR_FILE = BASE_DIRECTORY / "explainability_vector.safetensors"
+VECTOR_FILE = Path(__file__).parent / "vectors" / "concepts.safetensors"
 """The explainability vector of `concepts` for this base, float16."""
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHTS_FILE = "open_clip_model.safetensors"

@@ -37,7 +37,7 @@ def miniature() -> SweepConfig:
                 is_source_only=True,
             ),
         ),
-        data=DataSettings(max_train_pictures=425, max_test_pictures=120, validation_share=200 / 425),
+        data=DataSettings(max_train_pictures=650, max_test_pictures=120, validation_share=200 / 650),
         recipe=Recipe(learning_rate=5e-4, batch_size=32, num_steps=200, warmup_steps=20),
         diverse_recipe=Recipe(learning_rate=5e-4, batch_size=64, num_steps=600, warmup_steps=30),
         head="efficiency",
