@@ -97,9 +97,10 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     base = load_base(request.base)
     if request.checkpoint == request.base:
         tower = base_tower(base)
+        say(f"{request.checkpoint}: {tower.layout}")
     else:
         tower = read_image_tower(Path(request.checkpoint).expanduser(), base, trust_base=request.trust_base)
-    say(f"{request.checkpoint}: {tower.layout}, fine-tuned from {base.name} (relative distance of its weights {tower.distance:.3f})")
+        say(f"{request.checkpoint}: {tower.layout}, fine-tuned from {base.name} (relative distance of its weights {tower.distance:.3f})")
     if tower.has_other_text_tower:
         _log.warning("the text tower of %s was trained too: the class embeddings are the base's, check the accuracy", request.checkpoint)
     merged = _merged(request, base, tower, labelled, class_names, say)
