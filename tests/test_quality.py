@@ -1,4 +1,4 @@
-"""Five domains of the miniature suite as shipped, at one alpha, for three targets: explanation is really learnt and really transferred."""
+"""Five domains of the miniature suite, one alpha, three targets: explanation is really learnt and really transferred."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def directory(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("miniature")
     sources, steps = ["--sources", *DOMAINS, "others"], ["--num-source-steps", "300"]
     chosen = ["--suite", "miniature", "--domains", *DOMAINS, "--targets", *TARGETS]
+    chosen += ["--max-train-pictures", "425", "--validation-share", repr(200 / 425)]  # half the suite's training pictures: half the labels
     sweep(directory, *chosen, "--alphas", "0.2", "--num-trials", "8", *sources, *steps)
     return directory
 
@@ -86,7 +87,7 @@ def test_a_diverse_source_transfers_explanation_that_needs_the_picture(tables):
     """
     found, mean_map, zero = chosen(tables, "others"), reference(tables, "mean_map"), reference(tables, "zero_predictor")
     assert len(found) == len(TARGETS)
-    assert found["correlation"].mean() > mean_map["correlation"].mean() + 0.05
+    assert found["correlation"].mean() > mean_map["correlation"].mean() + 0.1
     assert found["iou_at_10"].mean() > mean_map["iou_at_10"].mean()
     assert found["e_rmse"].mean() < zero["e_rmse"].mean()
     assert found["normalized_accuracy"].mean() > 0.9
