@@ -74,7 +74,7 @@ def write_models(directory: Path) -> None:
 def watched(command: list[str]) -> dict[str, float]:
     """Run a command to its end: seconds and MB. Raises CalledProcessError where it fails."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
     peaks = {"rss": 0.0, "own": 0.0}
 
     def watch() -> None:
@@ -125,10 +125,10 @@ def explained(directory: Path) -> dict[str, float]:
     return found
 
 
-def table(transfer: dict[str, float], explain: dict[str, float], threads: int) -> str:
+def table(transfer: dict[str, float], explain: dict[str, float]) -> str:
     own = next(iter(explain.values()))
     lines = [
-        f"Made by `python -m benchmarks.use` on {os.cpu_count()} cores, {threads} thread(s): a {BASE} with random weights.",
+        f"Made by `python -m benchmarks.use` on {os.cpu_count()} cores, one thread: a {BASE} with random weights.",
         "",
         f"`transfer` of a checkpoint with a vector, as a command: {transfer['seconds']:.1f} s ({transfer['cpu_s']:.1f} s of CPU), at most "
         f"{transfer['resident_mb']:.0f} MB resident, {transfer['without_mapped_files_mb']:.0f} MB without the pages of mapped files.",
@@ -144,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory of the results")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         write_base(directory / "base")
@@ -152,8 +153,8 @@ def main() -> None:
         command += ["--checkpoint", str(directory / "mine.pt"), "--vector", str(directory / "vector.safetensors")]
         transfer = watched([*command, "--lambda2", "1", "--out", str(directory / "explaining")])
         explain = explained(directory)
-    text = table(transfer, explain, torch.get_num_threads())
-    found: dict[str, Any] = {"transfer": transfer, "explain_s": explain, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    text = table(transfer, explain)
+    found: dict[str, Any] = {"transfer": transfer, "explain_s": explain, "cores": os.cpu_count(), "threads": 1}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "use.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "use.md").write_text(text)

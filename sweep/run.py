@@ -95,6 +95,8 @@ def make_parser(found: Mapping[str, ModuleType] | None = None) -> argparse.Argum
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (find_commands() if found is None else found).values():
         command.add_parser(subparsers)
+    for subparser in subparsers.choices.values():
+        subparser.add_argument("--verbose", action="store_true", help="show where an error of the input arose")
     return parser
 
 

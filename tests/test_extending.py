@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from image_sets import write_noise
+from patience import PATIENCE_S
 from test_end_to_end import client, runs
 
 ROOT = Path(__file__).parent.parent
@@ -159,7 +160,8 @@ def tree(tmp_path_factory) -> Path:
 def command(tree: Path, cwd: Path, *arguments: str, program: tuple[str, ...] = ("-m", "sweep.run")) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(tree), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
+    whole = [sys.executable, *program, *arguments]
+    return subprocess.run(whole, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_each_touches_one_file(tree):

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+from transfers import write_explaining_model
 
 from core import miniature
 from core.attribution_head import AttributionHead
 from core.base_models import hub_repository, open_clip_configuration
 from core.model import BaseModelError, SelfExplainingClassifier, load_base
-from core.model_directory import ModelDirectoryError, read_model, write_model
+from core.model_directory import WEIGHTS, ModelDirectoryError, read_model, write_model
 from core.value_function import ValueFunction
 
 SPEC = miniature.domain_spec("traffic_signs")
@@ -117,3 +118,15 @@ def test_configurations_are_those_that_open_clip_builds_the_base_from(base, dire
 def test_the_hub_repository_of_a_base_is_open_clips_own():
     assert hub_repository("ViT-B-32:laion2b_s34b_b79k") == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
     assert hub_repository("miniature") is None and hub_repository("ViT-B-32:random") is None
+
+
+def test_weights_that_are_changed_in_memory_stay_as_they_are_on_disk(tmp_path, base):
+    """A base's weights are its file, mapped; `transfer` merges into them."""
+    directory = write_explaining_model(tmp_path / "model", base, AttributionHead("cosine"))
+    before = (directory / WEIGHTS).read_bytes()
+    loaded = load_base(str(directory))
+    with torch.no_grad():
+        for weight in loaded.visual.parameters():
+            weight.add_(1.0)
+    assert (directory / WEIGHTS).read_bytes() == before
+    assert load_base(str(directory)).fingerprint == loaded.fingerprint

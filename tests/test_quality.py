@@ -77,8 +77,8 @@ def chosen(tables: dict[str, pd.DataFrame], source: str | None = None) -> pd.Dat
 def test_transferred_models_keep_accuracy_and_lower_the_error(tables):
     found = chosen(tables)
     assert len(found) == 5 * 3 - 3
-    assert found["normalized_accuracy"].mean() > 0.9
-    assert found["normalized_e_rmse"].mean() < 0.95
+    assert found["normalized_accuracy"].mean() > 0.93
+    assert found["normalized_e_rmse"].mean() < 0.5
 
 
 def test_a_diverse_source_transfers_explanation_that_needs_the_picture(tables):
@@ -90,7 +90,7 @@ def test_a_diverse_source_transfers_explanation_that_needs_the_picture(tables):
     assert found["correlation"].mean() > mean_map["correlation"].mean() + 0.1
     assert found["iou_at_10"].mean() > mean_map["iou_at_10"].mean()
     assert found["e_rmse"].mean() < zero["e_rmse"].mean()
-    assert found["normalized_accuracy"].mean() > 0.9
+    assert found["normalized_accuracy"].mean() > 0.93
 
 
 def test_a_diverse_source_is_better_than_a_single_one(tables):

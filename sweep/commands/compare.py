@@ -32,7 +32,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("left", metavar="RUN", help="a sweep: the id of its run, its key, or a beginning of one")
     parser.add_argument("right", metavar="RUN", help="the sweep that it is compared with")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: what `mlflow ui` opens here)")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -60,7 +60,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--budget", type=int, default=512, help="evaluations a picture of --compare (default: 512)")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures in a pass (default: 32)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 @dataclass

@@ -37,7 +37,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="what `transfer` wrote")
     parser.add_argument("--to", required=True, choices=("hf", "timm", "onnx"), help="whose layout: Hugging Face transformers, timm or ONNX")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory for the files, new or empty; its name is the model's")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -44,7 +44,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--store", default="sweep_store", help="directory or fsspec URL of the artifacts (default: sweep_store)")
     parser.add_argument("--tracking-uri", help="MLflow that its sweeps are recorded in (default: what `mlflow ui` opens here)")
     parser.add_argument("--delete", action="store_true", default=False, help="remove what is listed")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ def add_places(parser: argparse.ArgumentParser, store: str | None, store_help: s
     where.add_argument("--gpus-per-worker", type=float, default=1.0, help="may be a fraction")
     where.add_argument("--device", choices=("cpu", "cuda"))
     where.add_argument("--dry-run", action="store_true", default=False, help="check the input, say what would run, and stop")
-    where.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def places_from(options: argparse.Namespace) -> Places:

@@ -22,7 +22,7 @@ installed.
 It prints the line that serves it. A request is a picture's file in base64; the answer its class, probability and the map of its patches:
 
   curl localhost:5001/invocations -H 'Content-Type: application/json' \\
-      -d "{\\"dataframe_records\\": [{\\"image\\": \\"$(base64 -w0 photo.jpg)\\"}]}"
+      -d "{\\"dataframe_records\\": [{\\"image\\": \\"$(base64 < photo.jpg | tr -d '\\n')\\"}]}"
 """
 
 
@@ -37,7 +37,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="what `transfer` wrote")
     parser.add_argument("--register", metavar="NAME", help="a name in MLflow's registry that gets a new version")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: what `mlflow ui` opens here)")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -50,7 +50,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--trust-base", action="store_true", help="do not ask whether the weights lie near enough to the base's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def run(options: argparse.Namespace) -> None:

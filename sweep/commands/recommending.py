@@ -20,7 +20,14 @@ from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_n
 from core.task_vectors import TaskVector, Weights
 from core.training_data import PicturesInMemory, TrainingData
 from core.transfer import TransferredModel
-from sweep.commands.target_pictures import calibration_pixels, check_class_names, held_out_split, labelled_pixels
+from sweep.commands.target_pictures import (
+    MAX_CALIBRATION,
+    MAX_VALIDATION,
+    calibration_pixels,
+    check_class_names,
+    held_out_split,
+    labelled_pixels,
+)
 from sweep.commands.transferring import AUTO_LAMBDAS
 from sweep.engines.progress import Progress
 from sweep.experiment.config import ConfigError, Device
@@ -31,7 +38,6 @@ from sweep.stages.catalogue import StoredVector, results_of, stored_vectors
 from sweep.store.artifacts import Store
 
 MAX_TRAIN_PICTURES = 1000
-MAX_CALIBRATION, MAX_VALIDATION = 64, 2000
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -89,8 +95,8 @@ class Recommendation:
     @property
     def best(self) -> Ranked:
         """By what was measured, where something was: the least infidelity at the best scale; else the first."""
-        tried = [r for r in self.ranked if r.tried is not None and r.tried.point.infidelity is not None]
-        return min(tried, key=lambda r: r.tried.point.infidelity or 0.0) if tried else self.ranked[0]  # type: ignore[union-attr]
+        measured = [(r.tried.point.infidelity, n) for n, r in enumerate(self.ranked) if r.tried and r.tried.point.infidelity is not None]
+        return self.ranked[min(measured)[1]] if measured else self.ranked[0]
 
     def text(self) -> str:
         """For the terminal."""
@@ -150,7 +156,8 @@ def run_recommend(request: RecommendRequest) -> Recommendation:
         )
     fine_tuned = _target_weights(request, base, vectors)
     own = TaskVector.between(fine_tuned, dict(base.visual.state_dict()), base.fingerprint)
-    similarity = {key: own.cosine_similarity(_prediction_only(vectors, key, store)) for key in {v.prediction_only for v in vectors}}
+    of_sources = {vector.prediction_only: vector for vector in vectors}
+    similarity = {key: own.cosine_similarity(vector.load_prediction_only(store)) for key, vector in of_sources.items()}
     results = results_of(store, base.fingerprint)
     relation = similarity_relation(results[0], request.score) if results else None
     ranked = [
@@ -196,21 +203,10 @@ def _fine_tuned(request: RecommendRequest, base: Base, recipe: Recipe) -> Weight
     tower = {name: weight.clone() for name, weight in base.visual.state_dict().items()}
     classifier = SelfExplainingClassifier(base.visual, base.head(names, request.templates), base.logit_scale).to(request.device)
     progress = Progress("fine-tuning the target", recipe.total_steps(len(data)), "steps")
-    done = 0
-
-    def advance(point: object) -> None:
-        nonlocal done
-        progress.advance(point.step - done)  # type: ignore[attr-defined]
-        done = point.step  # type: ignore[attr-defined]
-
-    finetune(classifier, data, recipe, on_progress=advance)
+    finetune(classifier, data, recipe, on_progress=lambda point: progress.advance(point.step - progress.done))
     weights = {name: weight.detach().cpu().clone() for name, weight in classifier.visual.state_dict().items()}
     base.visual.cpu().load_state_dict(tower)  # the base's own again
     return weights
-
-
-def _prediction_only(vectors: list[StoredVector], key: str, store: Store) -> TaskVector:
-    return next(v for v in vectors if v.prediction_only == key).load_prediction_only(store)
 
 
 def _own_mean(results: list[SweepResult], source: str, score: str) -> tuple[float, int]:

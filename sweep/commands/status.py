@@ -40,7 +40,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--store", help=f"directory or fsspec URL of the artifacts (default: the running sweep's, else {_STORE})")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: what `mlflow ui` opens here)")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -18,9 +18,12 @@ from sweep.experiment.config import ConfigError
 
 _log = logging.getLogger(__name__)
 
+MAX_CALIBRATION, MAX_VALIDATION = 64, 2000
+"""Pictures that are used where nobody says how many."""
+
 
 @dataclass(frozen=True, eq=False)
-class Used:
+class TargetPictures:
     """Pictures of one purpose: pixels uint8 [N, 3, S, S]; class_ids: int64 [N] where they are labelled; skipped: those that are damaged."""
 
     source: str
@@ -48,7 +51,7 @@ def check_class_names(names: Sequence[str]) -> None:
 
 def labelled_pixels(
     labelled: LabelledPictures, class_names: Sequence[str], preprocessing: Preprocessing, most: int
-) -> Used:
+) -> TargetPictures:
     """Raises ConfigError where the pictures' classes are not among the names."""
     names = prompt_class_names(labelled.class_names)
     unknown = [name for name in names if name not in class_names]
@@ -66,15 +69,17 @@ def labelled_pixels(
         except PictureError as error:
             _log.warning("%s: %s is skipped: %s", labelled.source, labelled.pictures.ids[index], error)
             skipped += 1
-    return Used(labelled.source, _stacked(pixels, labelled.source), ids[kept], skipped)
+    return TargetPictures(labelled.source, _stacked(pixels, labelled.source), ids[kept], skipped)
 
 
-def calibration_pixels(place: str | None, most: int, preprocessing: Preprocessing, validation: Used | None) -> Used | None:
+def calibration_pixels(
+    place: str | None, most: int, preprocessing: Preprocessing, validation: TargetPictures | None
+) -> TargetPictures | None:
     """Unlabelled pictures of a place; without it the labelled ones, whose labels it does not read."""
     if place is None:
         if validation is None:
             return None
-        return Used(validation.source, validation.pixels[spread(len(validation.pixels), most)], None, 0)
+        return TargetPictures(validation.source, validation.pixels[spread(len(validation.pixels), most)], None, 0)
     if "://" in place or place.endswith(".parquet") or list(Path(place).glob("*.parquet")):
         labelled = read_pictures(place, split=held_out_split(place))
         names = prompt_class_names(labelled.class_names)
@@ -88,7 +93,7 @@ def calibration_pixels(place: str | None, most: int, preprocessing: Preprocessin
             skipped += 1
         else:
             pixels.append(preprocessing.pixels(loose.picture))
-    return Used(place, _stacked(pixels, place), None, skipped)
+    return TargetPictures(place, _stacked(pixels, place), None, skipped)
 
 
 def spread(number: int, most: int) -> list[int]:

@@ -10,6 +10,7 @@ from core.attribution_head import HEAD_KINDS
 from core.data.domains import DEFAULT_TEMPLATES
 from core.games.lambda2 import Bound
 from sweep.commands.options import numbers
+from sweep.commands.target_pictures import MAX_CALIBRATION, MAX_VALIDATION
 from sweep.commands.transferring import AUTO_LAMBDAS, TransferRequest, run_transfer
 from sweep.experiment.config import ConfigError
 
@@ -64,8 +65,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--lambdas", help=f"grid of auto (default: {AUTO_LAMBDAS[0]:g}:{AUTO_LAMBDAS[-1]:g}:0.1)")
     how.add_argument("--min-normalized-accuracy", type=float, default=0.95, help="share of the accuracy to keep (default: 0.95)")
     how.add_argument("--confidence", type=float, default=0.95, help="that it is kept, one-sided; 0.5: as measured (default: 0.95)")
-    how.add_argument("--max-calibration", type=int, default=64, help="pictures used, 65 evaluations each (default: 64)")
-    how.add_argument("--max-validation", type=int, default=2000, help="pictures used (default: 2000)")
+    how.add_argument("--max-calibration", type=int, default=MAX_CALIBRATION, help="used, 65 evaluations each (default: %(default)s)")
+    how.add_argument("--max-validation", type=int, default=MAX_VALIDATION, help="pictures used (default: %(default)s)")
     how.add_argument("--rank", type=int, help="add the vector's leading directions only, so many a matrix; writes them as a small file too")
     how.add_argument("--head", choices=HEAD_KINDS, default="efficiency", help="efficiency: sums to v(all) - v(empty); cosine: as published")
 
@@ -74,7 +75,6 @@ def add_parser(commands: Any) -> None:
     where.add_argument("--store", help="store that --vector is a key of: a directory or URL")
     where.add_argument("--tracking-uri", help="MLflow that runs:/ vectors come from (default: what `mlflow ui` opens here)")
     where.add_argument("--license", help="licence of your model, for its card; left out where you name none")
-    where.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -24,7 +24,15 @@ from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_n
 from core.model_directory import CARD, check_new, write_model
 from core.task_vectors import TaskVector
 from core.transfer import TransferredModel
-from sweep.commands.target_pictures import Used, calibration_pixels, check_class_names, held_out_split, labelled_pixels
+from sweep.commands.target_pictures import (
+    MAX_CALIBRATION,
+    MAX_VALIDATION,
+    TargetPictures,
+    calibration_pixels,
+    check_class_names,
+    held_out_split,
+    labelled_pixels,
+)
 from sweep.commands.vector_source import FoundVector, found_vector
 from sweep.experiment.config import ConfigError, Device
 from sweep.report import model_card
@@ -58,8 +66,8 @@ class TransferRequest:
     bound: Bound = Bound()
     calibrate: str | None = None
     validation: str | None = None
-    max_calibration: int = 64
-    max_validation: int = 2000
+    max_calibration: int = MAX_CALIBRATION
+    max_validation: int = MAX_VALIDATION
     head: HeadKind = "efficiency"
     trust_base: bool = False
     rank: int | None = None
@@ -215,8 +223,8 @@ def _provenance(
     found: FoundVector,
     choice: Choice,
     scale: float,
-    validation: Used | None,
-    calibration: Used | None,
+    validation: TargetPictures | None,
+    calibration: TargetPictures | None,
 ) -> dict[str, Any]:
     """Everything that made the model. Files are named without their directories: the model is meant to be given away."""
     return {

@@ -38,7 +38,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--store", default="sweep_store", help="directory or fsspec URL of the artifacts (default: sweep_store)")
     parser.add_argument("--tracking-uri", help="MLflow that a run's id is of (default: what `mlflow ui` opens here)")
     parser.add_argument("--json", action="store_true", default=False, help="print the chain for machines")
-    parser.add_argument("--verbose", action="store_true", default=False, help="show where an error of the input arose")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -87,4 +87,3 @@ def _domains(store: Store, model: Artifact) -> tuple[str, ...]:
 
 def _inputs(artifact: Artifact) -> Sequence[str]:
     return list(artifact.manifest["inputs"])
-
