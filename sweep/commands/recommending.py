@@ -15,18 +15,16 @@ from core.attribution_head import AttributionHead
 from core.checkpoint_formats import read_image_tower
 from core.data.domains import DEFAULT_TEMPLATES, check_templates, read_pictures
 from core.finetune import Recipe, finetune
-from core.games.lambda2 import Bound, Calibration, Choice, Lambda2Search, ValidationPictures
+from core.games.lambda2 import Bound, Choice
 from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_names
 from core.task_vectors import TaskVector, Weights
 from core.training_data import PicturesInMemory, TrainingData
 from core.transfer import TransferredModel
 from sweep.commands.target_pictures import (
-    MAX_CALIBRATION,
-    MAX_VALIDATION,
-    calibration_pixels,
+    OwnersPictures,
     check_class_names,
-    held_out_split,
     labelled_pixels,
+    read_validation,
 )
 from sweep.commands.transferring import AUTO_LAMBDAS
 from sweep.engines.progress import Progress
@@ -220,21 +218,16 @@ def _own_mean(results: list[SweepResult], source: str, score: str) -> tuple[floa
 
 
 def _tried_on_pictures(request: RecommendRequest, base: Base, fine_tuned: Weights, ranked: list[Ranked], store: Store) -> list[Ranked]:
-    labelled = read_pictures(request.validation, split=held_out_split(request.validation)) if request.validation else None
-    class_names = prompt_class_names(request.class_names or (labelled.class_names if labelled else ()))
-    check_class_names(class_names)
-    validation = labelled_pixels(labelled, class_names, base.preprocessing, MAX_VALIDATION) if labelled else None
-    pictures = calibration_pixels(request.calibrate, MAX_CALIBRATION, base.preprocessing, validation)
-    assert pictures is not None
+    labelled, class_names = read_validation(request.validation, request.class_names)
+    pictures = OwnersPictures.read(labelled, class_names, request.calibrate, base)
     head = base.head(class_names, request.templates)
     classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead("efficiency")).to(request.device).eval()
-    calibration, found = None, []
+    game, found = None, []
     progress = Progress("trying vectors", len(ranked), "vectors")
     for candidate in ranked:
         model = TransferredModel(classifier, fine_tuned, candidate.vector.load(store))
-        calibration = calibration or Calibration.play(model.set(0.0), pictures.pixels, base.preprocessing)
-        own = ValidationPictures(validation.pixels, validation.class_ids) if validation and validation.class_ids is not None else None
-        choice = Lambda2Search(model, base.preprocessing, own, calibration, request.bound).choose(AUTO_LAMBDAS)
+        game = game or pictures.game(model)
+        choice = pictures.search(model, game, request.bound).choose(AUTO_LAMBDAS)
         found.append(replace(candidate, tried=choice))
         progress.advance()
     return found

@@ -13,7 +13,9 @@ import torch
 
 from core.data.domains import LabelledPictures, PictureError, decode_picture, read_pictures
 from core.data.loose_pictures import find_pictures, read_loose_pictures
-from core.model import Preprocessing, prompt_class_names
+from core.games.lambda2 import Bound, Calibration, Lambda2Search, ValidationPictures
+from core.model import Base, Preprocessing, prompt_class_names
+from core.transfer import TransferredModel
 from sweep.experiment.config import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -35,6 +37,45 @@ class TargetPictures:
     def described(self) -> dict[str, Any]:
         source = self.source if "://" in self.source else Path(self.source).name  # the model is meant to be given away
         return {"source": source, "num_pictures": len(self.pixels), "num_skipped": self.skipped}
+
+
+@dataclass(frozen=True, eq=False)
+class OwnersPictures:
+    """What there is of a target to choose lambda2 on: labelled pictures, and pictures whose labels are not read. Either may be None."""
+
+    validation: TargetPictures | None
+    calibration: TargetPictures | None
+    preprocessing: Preprocessing
+
+    @staticmethod
+    def read(
+        labelled: LabelledPictures | None,
+        class_names: Sequence[str],
+        calibrate: str | None,
+        base: Base,
+        max_validation: int = MAX_VALIDATION,
+        max_calibration: int = MAX_CALIBRATION,
+    ) -> OwnersPictures:
+        """At most so many of each, spread over those that are there. calibrate: None takes the labelled ones."""
+        validation = labelled_pixels(labelled, class_names, base.preprocessing, max_validation) if labelled else None
+        return OwnersPictures(validation, _calibration(calibrate, max_calibration, base.preprocessing, validation), base.preprocessing)
+
+    def game(self, model: TransferredModel) -> Calibration | None:
+        """That of the fine-tuned model (lambda2 = 0), whichever vector is then added."""
+        return Calibration.play(model.set(0.0), self.calibration.pixels, self.preprocessing) if self.calibration else None
+
+    def search(self, model: TransferredModel, game: Calibration | None, bound: Bound) -> Lambda2Search:
+        own = self.validation
+        labelled = ValidationPictures(own.pixels, own.class_ids) if own and own.class_ids is not None else None
+        return Lambda2Search(model, self.preprocessing, labelled, game, bound)
+
+
+def read_validation(place: str | None, class_names: Sequence[str] | None) -> tuple[LabelledPictures | None, tuple[str, ...]]:
+    """Labelled pictures, where a place is given, and the names of the classes: as given, else theirs. Raises ConfigError."""
+    labelled = read_pictures(place, split=held_out_split(place)) if place else None
+    names = prompt_class_names(class_names or (labelled.class_names if labelled else ()))
+    check_class_names(names)
+    return labelled, names
 
 
 def held_out_split(place: str | None) -> str | None:
@@ -72,7 +113,7 @@ def labelled_pixels(
     return TargetPictures(labelled.source, _stacked(pixels, labelled.source), ids[kept], skipped)
 
 
-def calibration_pixels(
+def _calibration(
     place: str | None, most: int, preprocessing: Preprocessing, validation: TargetPictures | None
 ) -> TargetPictures | None:
     """Unlabelled pictures of a place; without it the labelled ones, whose labels it does not read."""

@@ -15,23 +15,20 @@ import numpy as np
 from core.attribution_head import AttributionHead, HeadKind
 from core.base_models import hub_repository
 from core.checkpoint_formats import FineTunedTower, base_tower, read_image_tower
-from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, check_templates, read_pictures
+from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, check_templates
 from core.data.loose_pictures import find_pictures
-from core.games.lambda2 import RULE_MEANINGS, Bound, Calibration, Choice, Lambda2Search, Point, ValidationPictures
+from core.games.lambda2 import RULE_MEANINGS, Bound, Choice, Point
 from core.low_rank import LowRankVector
 from core.map_scale import SMALLEST_SCALE
-from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_names
+from core.model import Base, SelfExplainingClassifier, load_base
 from core.model_directory import CARD, check_new, write_model
 from core.task_vectors import TaskVector
 from core.transfer import TransferredModel
 from sweep.commands.target_pictures import (
     MAX_CALIBRATION,
     MAX_VALIDATION,
-    TargetPictures,
-    calibration_pixels,
-    check_class_names,
-    held_out_split,
-    labelled_pixels,
+    OwnersPictures,
+    read_validation,
 )
 from sweep.commands.vector_source import FoundVector, found_vector
 from sweep.experiment.config import ConfigError, Device
@@ -96,9 +93,7 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     """Write the transferred model to `out`. Raises ConfigError and its kin, naming the fix, before anything is written."""
     out = Path(request.out).expanduser()
     check_new(out)
-    labelled = read_pictures(request.validation, split=held_out_split(request.validation)) if request.validation else None
-    class_names = prompt_class_names(request.class_names or (labelled.class_names if labelled else ()))
-    check_class_names(class_names)
+    labelled, class_names = read_validation(request.validation, request.class_names)
     check_templates(request.templates)
     if request.calibrate and "://" not in request.calibrate and not request.calibrate.endswith(".parquet"):
         find_pictures(request.calibrate)
@@ -149,28 +144,26 @@ def _merged(
         classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead(request.head)).to(request.device).eval()
         low_rank = LowRankVector.of(found.vector, request.rank) if request.rank else None
         model = TransferredModel(classifier, tower.weights, low_rank.vector() if low_rank else found.vector)
-        validation = labelled_pixels(labelled, class_names, base.preprocessing, request.max_validation) if labelled else None
-        calibration_pictures = calibration_pixels(request.calibrate, request.max_calibration, base.preprocessing, validation)
-        calibration = None
-        if calibration_pictures is not None:
-            calibration = Calibration.play(model.set(0.0), calibration_pictures.pixels, base.preprocessing)
-        pictures = ValidationPictures(validation.pixels, validation.class_ids) if validation and validation.class_ids is not None else None
-        search = Lambda2Search(model, base.preprocessing, pictures, calibration, request.bound)
+        pictures = OwnersPictures.read(
+            labelled, class_names, request.calibrate, base, request.max_validation, request.max_calibration
+        )
+        game = pictures.game(model)
+        search = pictures.search(model, game, request.bound)
         choice = search.choose(request.lambdas) if request.lambda2 is None else search.given(request.lambda2)
         say(told(choice, request))
         cost = None
         if low_rank is not None:
             whole = TransferredModel(classifier, tower.weights, found.vector)
-            with_whole = Lambda2Search(whole, base.preprocessing, pictures, calibration, request.bound).given(choice.point.lambda2).point
+            with_whole = pictures.search(whole, game, request.bound).given(choice.point.lambda2).point
             cost = _cost_of_rank(low_rank, found.vector, choice.point, with_whole)
             say(cost["told"])
         model.set(choice.point.lambda2)
         scale = choice.point.scale or 1.0
         classifier.attribution_head = replace(classifier.attribution_head, scale=scale)
-        provenance = _provenance(request, base, tower, found, choice, scale, validation, calibration_pictures)
+        provenance = _provenance(request, base, tower, found, choice, scale, pictures)
         if cost is not None:
             provenance["vector"] |= {"rank": request.rank, "cost_of_rank": cost}
-        zero = calibration.zero_infidelity if calibration else None
+        zero = game.zero_infidelity if game else None
         provenance |= {"zero_infidelity": zero, "license": request.license}
         return _Merged(classifier, choice, provenance, zero, low_rank, dict(found.metadata))
 
@@ -223,8 +216,7 @@ def _provenance(
     found: FoundVector,
     choice: Choice,
     scale: float,
-    validation: TargetPictures | None,
-    calibration: TargetPictures | None,
+    pictures: OwnersPictures,
 ) -> dict[str, Any]:
     """Everything that made the model. Files are named without their directories: the model is meant to be given away."""
     return {
@@ -247,8 +239,8 @@ def _provenance(
             "points": [asdict(point) for point in choice.points],
         },
         "attribution_head": {"kind": request.head, "scale": scale},
-        "validation": validation.described if validation else None,
-        "calibration": calibration.described if calibration else None,
+        "validation": pictures.validation.described if pictures.validation else None,
+        "calibration": pictures.calibration.described if pictures.calibration else None,
         "templates": list(request.templates),
         "versions": {name: version(name) for name in LIBRARIES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
