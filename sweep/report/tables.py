@@ -172,7 +172,7 @@ def best_of_targets(result: SweepResult) -> pd.DataFrame:
 
 def objective_table(result: SweepResult) -> pd.DataFrame:
     """A row a source and objective, means over the pairs; `regret`: correlation that the oracle of correlation has more."""
-    columns = ["lambda2", "normalized_accuracy", "e_rmse", "correlation", "iou_at_10"]
+    columns = ["lambda2", "normalized_accuracy", "e_rmse", "normalized_e_rmse", "correlation", "iou_at_10"]
     table = result.objectives.groupby(["source_domain", "objective", "needs_labels"], sort=False)[columns].mean().reset_index()
     oracle = table[table["objective"] == "oracle_correlation"].set_index("source_domain")["correlation"]
     return table.assign(regret=oracle.reindex(table["source_domain"]).to_numpy() - table["correlation"].to_numpy())

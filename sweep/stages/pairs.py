@@ -19,6 +19,9 @@ from sweep.stages.stage import ChildRun, Stage
 from sweep.stages.study import run_study
 from sweep.store.artifacts import Store
 
+PAPER_NORMALIZED_ACCURACY = 0.98
+"""What the paper's universal vector keeps of the accuracy: 0.876 of 0.890 (its Table 1)."""
+
 _POINT_SETTINGS = ("lambda1", "lambdas", "select", "merge", "calibration", "accuracy_confidence", "num_few_labels", "scores")
 """What the cells of a grid depend on; the rest of the search says which of them is chosen."""
 
@@ -68,7 +71,7 @@ class PairSearch(Stage):
     """
 
     kind = "pair"
-    version = 3
+    version = 4
     engine = "trials"
     uses_device = True
     unit = "pairs"
@@ -119,10 +122,12 @@ class PairSearch(Stage):
             chosen = objective.choose(cells, self.search)
             (found,) = (cell for cell in tested if (cell["alpha"], cell["lambda2"]) == (chosen["alpha"], chosen["lambda2"]))
             rows.append({**found, "objective": objective.name, "needs_labels": objective.needs_labels})
-        kept = [cell for cell in tested if (cell["normalized_accuracy"] or 0.0) >= self.search.min_normalized_accuracy]
-        for name in ("correlation", "iou_at_10", "e_rmse"):
-            oracle = OBJECTIVES[name].best(kept or tested, tested, self.search)
-            rows.append({**oracle, "objective": f"oracle_{name}", "needs_labels": True})
+        accuracy = lambda cell: cell["normalized_accuracy"] or 0.0  # noqa: E731
+        bound = self.search.min_normalized_accuracy
+        oracles = [(f"oracle_{name}", name, bound) for name in ("correlation", "iou_at_10", "e_rmse")]
+        for title, name, least in [*oracles, ("oracle_98_percent", "e_rmse", PAPER_NORMALIZED_ACCURACY)]:
+            kept = [cell for cell in tested if accuracy(cell) >= least] or [max(tested, key=accuracy)]
+            rows.append({**OBJECTIVES[name].best(kept, tested, self.search), "objective": title, "needs_labels": True})
         return pd.DataFrame(rows)[list(OBJECTIVE_COLUMNS)]
 
     def _similarities(self, store: Store) -> pd.DataFrame:
