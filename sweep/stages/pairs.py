@@ -124,10 +124,15 @@ class PairSearch(Stage):
             rows.append({**found, "objective": objective.name, "needs_labels": objective.needs_labels})
         accuracy = lambda cell: cell["normalized_accuracy"] or 0.0  # noqa: E731
         bound = self.search.min_normalized_accuracy
-        oracles = [(f"oracle_{name}", name, bound) for name in ("correlation", "iou_at_10", "e_rmse")]
-        for title, name, least in [*oracles, ("oracle_98_percent", "e_rmse", PAPER_NORMALIZED_ACCURACY)]:
+        oracles = {
+            "oracle_correlation": (OBJECTIVES["correlation"], bound),
+            "oracle_iou_at_10": (OBJECTIVES["iou_at_10"], bound),
+            "oracle_e_rmse": (OBJECTIVES["e_rmse"], bound),
+            "oracle_98_percent": (OBJECTIVES["e_rmse"], PAPER_NORMALIZED_ACCURACY),
+        }
+        for name, (objective, least) in oracles.items():
             kept = [cell for cell in tested if accuracy(cell) >= least] or [max(tested, key=accuracy)]
-            rows.append({**OBJECTIVES[name].best(kept, tested, self.search), "objective": title, "needs_labels": True})
+            rows.append({**objective.best(kept, tested, self.search), "objective": name, "needs_labels": True})
         return pd.DataFrame(rows)[list(OBJECTIVE_COLUMNS)]
 
     def _similarities(self, store: Store) -> pd.DataFrame:
