@@ -24,8 +24,9 @@ from safetensors.numpy import load_file
 from core.base_models import describe_base
 from sweep.commands.label_export import LabelExport
 from sweep.experiment.config import ConvergenceSettings
+from sweep.experiment.sources import Source
 from sweep.stages.base import BaseModel
-from sweep.stages.graph import SweepGraph
+from sweep.stages.graph import SweepGraph, alone
 from sweep.stages.pairs import Cells
 from sweep.stages.stage import Stage, closure
 from sweep.store.artifacts import Artifact, Store
@@ -83,8 +84,10 @@ def pipeline(store: Store, directory: Path) -> list[Stage]:
     convergence = replace(grid, config=measured).convergence("clean_digits")
     compute(store, learning, imported, explained, convergence, *sensitivities)
     pair = grid.pair(grid.config.pairs[0])
+    both = grid.task_vector(Source("both", ("clean_digits", "street_digits"), (alone("clean_digits"), alone("street_digits"))))
+    compute(store, both)
     cells = Cells(pair.transfer, pair.search, 0.5)  # made within the pair, and none of its inputs
-    ends = [studied, grid.result, learning, imported, explained, convergence, *sensitivities]
+    ends = [studied, grid.result, learning, imported, explained, convergence, *sensitivities, both]
     return [BaseModel(describe_base(grid.config.base)), *closure(ends), cells]
 
 

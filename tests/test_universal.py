@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from in_process import TINY_UNIVERSAL, no_engines
 from mlflow import MlflowClient
 
+from core.merging.combination import Mean, TsvM
+from core.task_vectors import TaskVector
 from sweep import run
 from sweep.commands import universal
-from sweep.experiment.config import SweepConfig
+from sweep.experiment.config import ConfigError, SweepConfig
 from sweep.report.table1 import ROWS
+from sweep.store.artifacts import Store
 
 
 def config(*arguments: str) -> SweepConfig:
@@ -45,6 +49,26 @@ def test_seeds_share_the_pictures_and_nothing_that_is_trained(swept):
     assert stages["pictures"] == 3 and stages["finetune"] == 2 * 3 * 2 and stages["result"] == 2
 
 
+def test_a_source_of_several_trains_nothing_and_its_vector_is_the_others_in_one(swept):
+    """Of each seed the combination of the two vectors that the pair's own sources have; the one trained on the target has no part in it."""
+    store = Store(str(swept / "sweep_store"))
+    made = [store.open(key) for key in store.keys("combined_vector")]
+    explaining = [artifact for artifact in made if "explainability_vector.safetensors" in artifact.manifest["files"]]
+    assert len(explaining) == 2 * 2  # a target and a seed each
+    for artifact in explaining:
+        name = "explainability_vector.safetensors"
+        members = [TaskVector.load(store.open(key).path(name)) for key in artifact.manifest["inputs"]]
+        found, expected = TaskVector.load(artifact.path(name)), TsvM().combine(members)
+        assert all(torch.equal(found.weights[k], expected.weights[k]) for k in expected.weights)
+    results = [table for table in tables(swept, "cells") if table["source_domain"].nunique() == 3]
+    assert len(results) == 2
+    for table in results:
+        of_both = table[table["source_domain"] == "concepts,others"]
+        assert set(of_both["target_domain"]) == {"clean_digits", "street_digits"}
+        others = table[table["source_domain"] == "others"]
+        assert of_both["correlation"].notna().all() and not of_both["correlation"].isin(others["correlation"]).all()
+
+
 def test_table1_and_all_tables_are_recorded_and_the_seeds_as_a_run_of_their_own(swept):
     client = MlflowClient(f"sqlite:///{swept / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("universal/miniature")
@@ -56,7 +80,7 @@ def test_table1_and_all_tables_are_recorded_and_the_seeds_as_a_run_of_their_own(
         assert {f"{name}.parquet" for name in ("cells", "table1", "source_models", "objectives", "convergence")} <= found
     (together,) = (run for run, found in zip(runs, names, strict=True) if "seeds.parquet" in found)
     table = pd.read_parquet(client.download_artifacts(together.info.run_id, "seeds.parquet"))
-    assert table["seed"].nunique() == 2 and {"concepts", "others", "all"} == set(table["source_domain"])
+    assert table["seed"].nunique() == 2 and {"concepts", "others", "concepts,others", "all"} == set(table["source_domain"])
     assert {run.info.status for run in runs} == {"FINISHED"}
     (first, second) = (
         pd.read_parquet(client.download_artifacts(run.info.run_id, "table1.parquet"))
@@ -92,7 +116,23 @@ def test_own_domains_get_the_vector_of_the_others_and_the_miniatures_head(tmp_pa
 
 def test_a_suites_own_sources_need_not_be_among_the_chosen_domains():
     assert config("--suite", "miniature", "--domains", "cars", "textures", "scenes").sources == ("others",)
-    assert config("--suite", "miniature", "--domains", "cars", "textures", "concepts").sources == ("concepts", "others")
+    three = config("--suite", "miniature", "--domains", "cars", "textures", "concepts")
+    assert three.sources == ("concepts", "others", "concepts,others")
+
+
+def test_how_several_become_one_is_an_option():
+    several = config("--suite", "miniature", "--sources", "cars+textures,concepts", "--combine", "mean", "--targets", "scenes")
+    ((source, target),) = [(pair.source, pair.target) for pair in several.pairs]
+    assert (source.parts, target, several.combine) == (("cars", "textures", "concepts"), "scenes", Mean())
+    assert [member.parts for member in source.members] == [("cars", "textures"), ("concepts",)]
+    for options, message in (
+        (("--sources", "cars,cars"), "have one twice"),
+        (("--sources", "cars,nothing"), "there is no source 'nothing'"),
+        (("--sources", "cars,textures", "--merge", "fisher"), "name the sources one by one"),
+        (("--combine", "median"), "--combine: unknown combination 'median'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config("--suite", "miniature", *options)
 
 
 def test_the_papers_is_of_imagenet_to_ten_targets():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from typing import Any
 
 import pandas as pd
@@ -56,6 +57,6 @@ def _record(command: str, config: SweepConfig, places: Places, table: pd.DataFra
     transferred = table[table["model"] == "transferred"]
     means = transferred[~transferred["measure"].str.startswith("beats: ")].groupby(["source_domain", "measure"])["value"].mean()
     run.log_table("seeds", table)
-    run.log_metrics({f"{str(source).replace('+', '_')}.{measure}": float(value) for (source, measure), value in means.items()})
+    run.log_metrics({f"{re.sub('[+,]', '_', str(source))}.{measure}": float(value) for (source, measure), value in means.items()})
     run.describe(f"**{len(keys)} seeds** of {command} on suite {config.suite}, taken together.\n\n```\n{summary}\n```")
     run.finish()

@@ -88,10 +88,10 @@ def _description(config: SweepConfig) -> str:
         if most is not None
     ]
     domains = {domain.name for domain in config.used_domains}
-    trained = {pair.source for pair in config.pairs}
+    trained = {source for pair in config.pairs for source in pair.source.trained}
     num_prediction_only = len(domains | {source.parts[0] for source in trained if not source.is_union})
     num_prediction_only += len({source for source in trained if source.is_union})
-    explaining = {(pair.source.name, pair.source.parts) for pair in config.pairs} | {(t, (t,)) for t in config.target_names}
+    explaining = {(source.name, source.parts) for source in trained} | {(t, (t,)) for t in config.target_names}
     return (
         f"{len(domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
         f"{num_prediction_only + len(explaining) * len(alphas)} models to train "

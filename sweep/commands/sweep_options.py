@@ -6,19 +6,21 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from core.attribution_head import HEAD_KINDS
 from core.data.domains import DomainError
 from core.finetune import Recipe
-from core.merging.parameters import ParameterError
-from core.merging.rule import MergeRule
+from core.merging.combination import COMBINATIONS, parse_combination
+from core.merging.parameters import ParameterError, Parametrised
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers
 from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, Start, SweepConfig
-from sweep.experiment.sources import OTHERS
+from sweep.experiment.sources import OTHERS, TOGETHER
 from sweep.experiment.suites import DRAWN, own_domains
+
+P = TypeVar("P", bound=Parametrised)
 
 Suites = Mapping[str, Callable[[], SweepConfig]]
 
@@ -49,7 +51,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         num_few_labels=options.num_few_labels,
         select=options.select,
         seed=options.seed,
-        merge=_merge_rule(options.merge) if options.merge else None,
+        merge=_parsed("--merge", parse_rule, options.merge),
     )
     game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
     labels = changed(
@@ -91,8 +93,10 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         start=options.start,
         sources=tuple(options.sources) if options.sources else None,
         targets=tuple(options.targets) if options.targets else None,
+        combine=_parsed("--combine", parse_combination, options.combine),
     )
-    if (options.workers_per_model or 1) > 1 and all(found.recipe_of(pair.source).workers_per_model == 1 for pair in found.pairs):
+    trained = {source for pair in found.pairs for source in pair.source.trained}
+    if (options.workers_per_model or 1) > 1 and all(found.recipe_of(source).workers_per_model == 1 for source in trained):
         raise ConfigError(
             "--workers-per-model is for models of several domains, and of sources that are no target, and this sweep trains none: leave it "
             "out"
@@ -149,7 +153,8 @@ def _chosen_domains(config: SweepConfig, chosen: Sequence[str]) -> SweepConfig:
             raise ConfigError(f"suite {config.suite} has no domain {name!r}: choose among {', '.join(known)}")
         domains.append(replace(known[name], location=location) if location else known[name])
     names = {OTHERS, *(domain.name for domain in domains)}
-    sources = tuple(source for source in config.sources or () if source in names)  # of the suite's own, what is left of them
+    # Of the suite's own sources, what is left of them.
+    sources = tuple(source for source in config.sources or () if names.issuperset(source.split(TOGETHER)))
     return replace(config, domains=tuple(domains), sources=sources or None)
 
 
@@ -178,11 +183,11 @@ def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tup
     return tuple(replace(d, labels=locations.get(d.name, d.labels)) for d in domains)
 
 
-def _merge_rule(text: str) -> MergeRule:
+def _parsed(option: str, parse: Callable[[str], P], text: str | None) -> P | None:
     try:
-        return parse_rule(text)
+        return None if text is None else parse(text)
     except ParameterError as error:
-        raise ConfigError(f"--merge: {error}") from error
+        raise ConfigError(f"{option}: {error}") from error
 
 
 def _lambdas(options: argparse.Namespace, config: SweepConfig) -> tuple[float, ...] | None:
@@ -209,8 +214,14 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
         "--sources",
         nargs="+",
         metavar="SOURCE",
-        help="where explainability vectors are learned: domains, unions such as cars+textures, or others: for each target the union of all "
-        f"other domains (default: {default_sources})",
+        help="where explainability vectors are learned: domains, unions such as cars+textures, others: for each target the union of all "
+        f"other domains, or several of these with their vectors made one, such as concepts,others (default: {default_sources})",
+    )
+    combinations = ", ".join(combination.text for combination in COMBINATIONS.values())
+    what.add_argument(
+        "--combine",
+        metavar="HOW[:KEY=VALUE,...]",
+        help=f"how the vectors of several sources (A,B) become one; with their parameters: {combinations}",
     )
     what.add_argument("--targets", nargs="+", metavar="DOMAIN", help="domains whose classifiers get the vectors (default: each domain)")
     what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains")

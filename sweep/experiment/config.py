@@ -12,6 +12,7 @@ from core.explainers.explainer import EXPLAINERS
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
 from core.merging.addition import Addition
+from core.merging.combination import Combination, TsvM
 from core.merging.rule import MergeRule
 from core.value_function import ValueFunction
 from sweep.experiment.sources import ConfigError, Pair, Source, make_pairs
@@ -163,7 +164,8 @@ class SweepConfig:
     sources: names as `--sources` takes them (see `Source`); None: each domain by itself. targets: names of domains; None: all but those
     that are sources only. head: how attributions are read off a classifier. start: what self-explaining models are trained from, the
     base (the paper) or the weights of the same source's prediction-only model, on the same batches. diverse_recipe: how sources are
-    trained on that are more than one domain, or no target; None: as the others. scores_source_models: the sources' own models are scored
+    trained on that are more than one domain, or no target; None: as the others. combine: how the vectors of several sources become one,
+    where a source is `A,B`. scores_source_models: the sources' own models are scored
     on the targets, for Table 1. convergence: None leaves Figure 6 out.
     """
 
@@ -182,6 +184,7 @@ class SweepConfig:
     convergence: ConvergenceSettings | None = None
     sources: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
+    combine: Combination = field(default_factory=TsvM)
 
     def __post_init__(self) -> None:
         names = [domain.name for domain in self.domains]
@@ -194,6 +197,11 @@ class SweepConfig:
             raise ConfigError("every domain is a source only: name --targets")
         if not self.pairs:
             raise ConfigError("no source differs from every target: name other --sources or --targets")
+        if "attribution_fisher" in self.search.merge.needs and any(pair.source.members for pair in self.pairs):
+            raise ConfigError(
+                f"--merge {self.search.merge.name} weighs a vector by the model it was learned in, and a source such as A,B has none: "
+                "take another rule, or name the sources one by one"
+            )
 
     @property
     def target_names(self) -> tuple[str, ...]:

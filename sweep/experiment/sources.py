@@ -8,6 +8,8 @@ from dataclasses import dataclass
 OTHERS = "others"
 """Name of the source that is, for each target, the union of all other domains."""
 UNION = "+"
+TOGETHER = ","
+"""Between sources whose vectors become one: each is learned by itself."""
 
 
 class ConfigError(ValueError):
@@ -16,17 +18,24 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """What an explainability vector is learned from: one domain, or several taken together.
+    """What an explainability vector is learned from: one domain, several taken together, or several sources of their own.
 
-    A union has the pictures and the classes of its parts side by side; each picture keeps the label of its own domain's model.
+    A union has the pictures and the classes of its parts side by side; each picture keeps the label of its own domain's model. Where there
+    are members, nothing is trained on the parts together: the members' vectors are combined into one (`core.merging.combination`).
     """
 
     name: str
     parts: tuple[str, ...]
+    members: tuple[Source, ...] = ()
 
     @property
     def is_union(self) -> bool:
-        return len(self.parts) > 1
+        return len(self.parts) > 1 and not self.members
+
+    @property
+    def trained(self) -> tuple[Source, ...]:
+        """Those that models are trained on."""
+        return self.members or (self,)
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,8 @@ def make_pairs(
 ) -> tuple[Pair, ...]:
     """The pairs of the sources and targets that are named, by source.
 
-    A source is a domain, a union `A+B`, or `others`: of those that are `alike` (None: of all domains). A pair whose source holds the target
-    itself is left out: that would be supervision.
+    A source is a domain, a union `A+B`, `others`: of those that are `alike` (None: of all domains), or some of these with their vectors
+    made one, `A,others`. A pair whose source holds the target itself is left out: that would be supervision.
     Raises ConfigError for a name that is no domain, or one that comes twice.
     """
     for what, names in (("source", sources), ("target", targets)):
@@ -57,19 +66,33 @@ def make_pairs(
     _check_known("target", targets, domains)
     pairs = []
     for name in sources:
-        parts = () if name == OTHERS else tuple(name.split(UNION))
-        _check_known("source", parts, domains)
-        if len(set(parts)) < len(parts):
-            raise ConfigError(f"the union {name!r} names a domain twice: name each once")
         for target in targets:
-            of_target = parts or tuple(domain for domain in alike or domains if domain != target)
-            if target not in of_target:
-                pairs.append(Pair(Source(name, of_target), target))
+            source = _source(name, target, domains, alike or domains)
+            if target not in source.parts:
+                pairs.append(Pair(source, target))
     return tuple(pairs)
+
+
+def _source(name: str, target: str, domains: Sequence[str], alike: Sequence[str]) -> Source:
+    """What a name means for a target."""
+    if name == OTHERS:
+        return Source(name, tuple(domain for domain in alike if domain != target))
+    if TOGETHER in name and name not in domains:
+        names = name.split(TOGETHER)
+        if len(set(names)) < len(names):
+            raise ConfigError(f"the sources {name!r} have one twice: name each once")
+        members = tuple(_source(member, target, domains, alike) for member in names)
+        return Source(name, tuple(dict.fromkeys(part for member in members for part in member.parts)), members)
+    parts = tuple(name.split(UNION))
+    _check_known("source", parts, domains)
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"the union {name!r} names a domain twice: name each once")
+    return Source(name, parts)
 
 
 def _check_known(what: str, names: Sequence[str], domains: Sequence[str]) -> None:
     for name in names:
         if name not in domains:
-            among = f"the domains {', '.join(domains)}" + (f", a union A{UNION}B of them, or {OTHERS}" if what == "source" else "")
+            forms = f", a union A{UNION}B of them, {OTHERS}, or several sources A{TOGETHER}B" if what == "source" else ""
+            among = f"the domains {', '.join(domains)}{forms}"
             raise ConfigError(f"there is no {what} {name!r}: choose among {among}")

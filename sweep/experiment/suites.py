@@ -10,7 +10,7 @@ from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings, fast_precision
 from core.model import MINIATURE
 from sweep.experiment.config import ConvergenceSettings, DataSettings, DomainLocation, SearchSettings, SplitLabels, SweepConfig
-from sweep.experiment.sources import OTHERS
+from sweep.experiment.sources import OTHERS, TOGETHER
 
 DRAWN = "miniature:"
 """Prefix of the location of a domain that is drawn."""
@@ -112,11 +112,15 @@ def paper() -> SweepConfig:
 
 
 def universal_miniature() -> SweepConfig:
-    """The miniature's eight targets, each with the vector of the drawn `concepts` and with that of all other domains."""
+    """The miniature's eight targets, each with the vector of the drawn `concepts`, with that of all other domains, and with both in one.
+
+    One alpha: it costs a training of every union, and at equal accuracy 0.2 explains better than 0.5 (README).
+    """
     template = miniature()
-    search = replace(template.search, compares_objectives=True)
+    search = replace(template.search, alphas=(0.2,), compares_objectives=True)
     convergence = ConvergenceSettings((104, 128, 160, 208, 256, 336, 448), num_pictures=20)
-    return replace(template, sources=(CONCEPTS, OTHERS), search=search, scores_source_models=True, convergence=convergence)
+    sources = (CONCEPTS, OTHERS, f"{CONCEPTS}{TOGETHER}{OTHERS}")
+    return replace(template, sources=sources, search=search, scores_source_models=True, convergence=convergence)
 
 
 def universal_paper() -> SweepConfig:

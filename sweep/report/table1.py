@@ -66,14 +66,14 @@ ROWS = (
 
 
 def table1(result: SweepResult) -> pd.DataFrame:
-    """TABLE1_COLUMNS, a row a source, model and score; empty where the sources' own models were not scored.
+    """TABLE1_COLUMNS, a row a source, model and score; of the sources whose own models were scored.
 
     sd: over the targets. does_not_differ_from_best: from the best model of the column by a paired t-test at p < 0.05.
     """
     if result.source_models.empty:
         return pd.DataFrame(columns=list(TABLE1_COLUMNS))
     rows = []
-    for source in result.sources:
+    for source in (source for source in result.sources if (result.source_models["source_domain"] == source).any()):
         scores = _of_source(result, source)
         for score in (*PAPER_SCORES, *OUR_SCORES):
             values = {model: frame[score].to_numpy(dtype=float) for model, frame in scores.items()}

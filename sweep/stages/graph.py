@@ -41,7 +41,7 @@ from sweep.stages.result import Result
 from sweep.stages.sensitivity import Sensitivity
 from sweep.stages.side_head import FittedSideHead, SideHeadScores
 from sweep.stages.stage import closure
-from sweep.stages.vectors import Vector
+from sweep.stages.vectors import CombinedVector, Vector
 
 Role = Literal["train", "validation", "test", "ceiling"]
 """What a label set is for, which names its coalition pool: a second draw of test labels has the role `ceiling`."""
@@ -104,12 +104,25 @@ class SweepGraph:
             ),
         )
 
-    def task_vector(self, source: Source) -> Vector:
+    def task_vector(self, source: Source) -> Vector | CombinedVector:
         """tau_ft"""
+        if source.members:
+            return self._combined(source, tuple(self._task_vector(member) for member in source.members))
+        return self._task_vector(source)
+
+    def _task_vector(self, source: Source) -> Vector:
         return self._once(("task", source), lambda: Vector(self.prediction_only(source), None))
 
-    def explainability_vector(self, source: Source, alpha: float) -> Vector:
+    def explainability_vector(self, source: Source, alpha: float) -> Vector | CombinedVector:
         """tau_star"""
+        if source.members:
+            return self._combined(source, tuple(self._explainability_vector(member, alpha) for member in source.members))
+        return self._explainability_vector(source, alpha)
+
+    def _combined(self, source: Source, vectors: tuple[Vector, ...]) -> CombinedVector:
+        return self._once(("combined", source.name, vectors), lambda: CombinedVector(source.name, vectors, self.config.combine))
+
+    def _explainability_vector(self, source: Source, alpha: float) -> Vector:
         return self._once(
             ("star", source, alpha), lambda: Vector(self.self_explaining(source, alpha), self.prediction_only(source))
         )
@@ -237,7 +250,12 @@ class SweepGraph:
         )
 
     def _source_models(self, pair: Pair) -> tuple[ModelScores, ...]:
-        """The source's own models with the target's classes: prediction-only with the paper's head, self-explaining with the sweep's."""
+        """The source's own models with the target's classes: prediction-only with the paper's head, self-explaining with the sweep's.
+
+        Several sources whose vectors were made one have none.
+        """
+        if pair.source.members:
+            return ()
         head = (self.head(pair.target),)
         models = [("source_prediction_only", self.prediction_only(pair.source), COSINE)]
         for alpha in self.config.search.alphas:

@@ -54,7 +54,7 @@ class Cells(Stage):
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        return self.transfer.inputs([v for v in self.transfer.source_vectors if v.model.alpha == self.alpha])
+        return self.transfer.inputs([v for v in self.transfer.source_vectors if v.alpha == self.alpha])
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         evaluate = self.transfer.evaluator(store, self.search).on(self.search.select)
@@ -141,7 +141,7 @@ class PairSearch(Stage):
         between = lambda a, b: float(cosine_matrix([a.load(store), b.load(store)])[0, 1])  # noqa: E731
         prediction_only = between(transfer.source_task, transfer.target_task)
         rows = [
-            (transfer.source, transfer.target, mine.model.alpha, prediction_only, between(mine, theirs))
+            (transfer.source, transfer.target, mine.alpha, prediction_only, between(mine, theirs))
             for mine, theirs in zip(transfer.source_vectors, transfer.target_vectors, strict=True)
         ]
         return pd.DataFrame(rows, columns=list(SIMILARITY_COLUMNS))

@@ -22,7 +22,7 @@ from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
 from sweep.stages.sensitivity import Sensitivity
 from sweep.stages.stage import Stage
-from sweep.stages.vectors import Vector
+from sweep.stages.vectors import AnyVector
 from sweep.store.artifacts import Store
 
 
@@ -40,10 +40,10 @@ class Transfer:
     preprocessing: Preprocessing
     pictures: Pictures
     zero_shot: Classifier
-    source_task: Vector
-    target_task: Vector
-    source_vectors: tuple[Vector, ...]
-    target_vectors: tuple[Vector, ...]
+    source_task: AnyVector
+    target_task: AnyVector
+    source_vectors: tuple[AnyVector, ...]
+    target_vectors: tuple[AnyVector, ...]
     validation: LabelSet
     test: LabelSet
     prediction_only: ModelScores
@@ -55,9 +55,9 @@ class Transfer:
     def name(self) -> str:
         return f"{self.source} -> {self.target}"
 
-    def inputs(self, vectors: Sequence[Vector]) -> tuple[Stage, ...]:
+    def inputs(self, vectors: Sequence[AnyVector]) -> tuple[Stage, ...]:
         tasks = (self.pictures, *self.zero_shot.inputs, self.source_task, self.target_task)
-        sensitivities = dict.fromkeys(s for vector in vectors for s in self.sensitivities_at(vector.model.alpha))
+        sensitivities = dict.fromkeys(s for vector in vectors for s in self.sensitivities_at(vector.alpha))
         return (*tasks, *vectors, self.validation, self.test, self.prediction_only, *sensitivities)
 
     def sensitivities_at(self, alpha: float) -> tuple[Sensitivity, ...]:
@@ -101,7 +101,7 @@ class Points:
 
     def _merger(self, alpha: float) -> Merger:
         transfer, store = self._transfer, self._store
-        (vector,) = (v for v in transfer.source_vectors if v.model.alpha == alpha)
+        (vector,) = (v for v in transfer.source_vectors if v.alpha == alpha)
         evidence = Evidence(**{s.need: s.load(store) for s in transfer.sensitivities_at(alpha)})
         return self._search.merge.prepare(self._base, self._task, vector.load(store), transfer.device, evidence)
 

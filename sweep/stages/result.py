@@ -105,7 +105,7 @@ class Result(Stage):
         found = {}
         for pair in self.pairs:
             transfer, alpha = pair.transfer, pair.chosen(store, "test")["alpha"]
-            (vector,) = (v for v in transfer.source_vectors if v.model.alpha == alpha)
+            (vector,) = (v for v in transfer.source_vectors if v.alpha == alpha)
             made_from: dict[str, Stage] = {
                 "search of the pair": pair,
                 "explainability vector of the source": vector,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from core.merging.combination import Combination
 from core.task_vectors import TaskVector
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import FineTuned
@@ -29,6 +30,11 @@ class Vector(Stage):
         return self.model.name
 
     @property
+    def alpha(self) -> float:
+        """Of the model; 1 for a task vector."""
+        return self.model.alpha
+
+    @property
     def file_name(self) -> str:
         return f"{'task' if self.start is None else 'explainability'}_vector.safetensors"
 
@@ -44,10 +50,10 @@ class Vector(Stage):
         base = self.model.base
         start = self.start.load(store) if self.start else dict(base.load().visual.state_dict())
         vector = TaskVector.between(self.model.load(store), start, base.fingerprint)
-        vector.save(directory / self.file_name, self._metadata())
+        vector.save(directory / self.file_name, self.metadata())
         return {"norm": vector.norm()}
 
-    def _metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """What a file that is given away says of itself, beside the base's fingerprint."""
         model = self.model
         found = {
@@ -98,3 +104,63 @@ class Vector(Stage):
             large_files=[(self.file_name, "vectors")],
             curves={metric: points for metric, points in curves.items() if points},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class CombinedVector(Stage):
+    """One vector of several sources' vectors: all tau_ft, or all tau_star of one alpha."""
+
+    kind = "combined_vector"
+    version = 1
+
+    source: str
+    vectors: tuple[Vector, ...]
+    combination: Combination
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} {'prediction-only' if self.vectors[0].start is None else f'alpha={self.alpha:g}'}"
+
+    @property
+    def alpha(self) -> float:
+        return self.vectors[0].alpha
+
+    @property
+    def file_name(self) -> str:
+        return self.vectors[0].file_name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"combination": {"name": self.combination.name, **asdict(self.combination)}}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return self.vectors
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        vector = self.combination.combine([vector.load(store) for vector in self.vectors])
+        domains = dict.fromkeys(pictures.name for made in self.vectors for pictures in made.model.pictures)
+        own = {"domain": self.source, "domains": json.dumps(list(domains)), "combination": self.combination.text}
+        shared = {k: v for k, v in self.vectors[0].metadata().items() if k in ("alpha", "base", "attribution_head", "labels")}
+        vector.save(directory / self.file_name, {**shared, **own})
+        return {"norm": vector.norm()}
+
+    def load(self, store: Store) -> TaskVector:
+        return TaskVector.load(self.artifact(store).path(self.file_name))
+
+    def child_run(self, store: Store) -> ChildRun:
+        manifest = self.artifact(store).manifest
+        return ChildRun(
+            stage="vector",
+            key=self.key,
+            name=self.name,
+            params={"source_domain": self.source, "alpha": self.alpha, "combination": self.combination.text},
+            metrics={"vector_norm": manifest["meta"]["norm"]},
+            tags={"kind": "combined"},
+            started_s=manifest["started"],
+            seconds=manifest["seconds"],
+            large_files=[(self.file_name, "vectors")],
+        )
+
+
+AnyVector = Vector | CombinedVector
