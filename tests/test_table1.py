@@ -107,5 +107,5 @@ def test_report_says_what_each_objective_would_have_chosen(result):
     assert "How the point is chosen" in render_html(compared, [])
     assert "How the point is chosen" not in render_html(result, [])
     (row,) = [line.split() for line in terminal_summary(compared).splitlines() if line.startswith("accuracy bound  ")]
-    assert row[2] == "1.000" and row[-1] == "0.150"
+    assert row[2] == "1.000" and row[-4] == "0.150" and row[-1] == "0"
     assert "How lambda2 could be chosen" not in terminal_summary(result)

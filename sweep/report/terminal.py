@@ -73,21 +73,31 @@ def _table1(result: SweepResult) -> list[str]:
     return lines
 
 
+_OBJECTIVE_COLUMNS = {
+    "lambda2": "lambda2", "normalized_accuracy": "norm. acc.", "normalized_e_rmse": "norm. E-RMSE", "correlation": "corr.",
+    "iou_at_10": "IoU@10", "regret": "regret", "above_map_correlation": "map corr.", "above_map_iou_at_10": "map IoU",
+    "below_zero_e_rmse": "zero",
+}  # fmt: skip
+
+
 def _objectives(result: SweepResult) -> list[str]:
     """How the point could have been chosen, where objectives were compared."""
+    table = objective_table(result)
     lines = []
-    for source, rows in objective_table(result).groupby("source_domain", sort=False):
-        told = (
-            f"How lambda2 could be chosen, from {ascii_text(str(source), 40)}: means on test of the points that each takes; * reads "
-            "explanation labels. An oracle takes the best on test among the points that keep the bound (or 98 %, where the paper's "
-            "universal vector has 0.59 of the E-RMSE). Regret: of correlation."
-        )
-        columns = {"lambda2": "lambda2", "normalized_accuracy": "norm. acc.", "e_rmse": "E-RMSE", "normalized_e_rmse": "(norm.)",
-                   "correlation": "corr.", "iou_at_10": "IoU@10", "regret": "regret"}  # fmt: skip
-        lines += ["", *_wrapped(told), f"{'':<24}" + "".join(f"{name:>11}" for name in columns.values())]
+    if len(table):
+        lines = ["", *_wrapped(
+            "How lambda2 could be chosen: means on test of the points that each objective takes; * reads explanation labels. Other "
+            "targets: the largest lambda2 at which the source's other targets keep the accuracy on average. An oracle takes the best on "
+            "test among the points that keep the bound (or 98 %, where the paper's universal vector has 0.59 of the E-RMSE). Regret: of "
+            "correlation. Map corr., map IoU, zero: targets on which it beats the mean map's and the zero predictor's E-RMSE."
+        )]  # fmt: skip
+    for source, rows in table.groupby("source_domain", sort=False):
+        title = f"from {ascii_text(str(source), 16)}"
+        lines += ["", f"{title:<22}" + "".join(f"{name:>{len(name) + 1}}" for name in _OBJECTIVE_COLUMNS.values())]
         for _, row in rows.iterrows():
             name = f"{str(row['objective']).replace('_', ' ')}{' *' if row['needs_labels'] else ''}"
-            lines.append(f"{name:<24}" + "".join(f"{number(row[column], dash='-'):>11}" for column in columns))
+            cells = {c: f"{row[c]:.0f}" if c.startswith(("above", "below")) else number(row[c], dash="-") for c in _OBJECTIVE_COLUMNS}
+            lines.append(f"{name:<22}" + "".join(f"{cells[c]:>{len(title) + 1}}" for c, title in _OBJECTIVE_COLUMNS.items()))
     return lines
 
 

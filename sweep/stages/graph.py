@@ -32,6 +32,7 @@ from sweep.stages.label_pictures import StoredPictures
 from sweep.stages.labels import LabelSet, LabelShard, batch_size_of, shard_ranges
 from sweep.stages.learned import Lesson, make_learned
 from sweep.stages.models import Classifier, FineTuned
+from sweep.stages.other_targets import other_targets_points
 from sweep.stages.pairs import PairSearch
 from sweep.stages.picture_stream import stream_window
 from sweep.stages.pictures import Pictures, make_pictures
@@ -310,6 +311,7 @@ class SweepGraph:
             tuple(self.examples(target) for target in self.targets),
             tuple(self.labels(domain, "train") for domain in self.domains),
             tuple(self.convergence(target) for target in self.targets) if self.config.convergence else (),
+            other_targets_points([self.pair(pair) for pair in self.config.pairs]) if self.config.search.compares_objectives else (),
         )
 
     def convergence(self, target: str) -> Convergence:

@@ -27,6 +27,7 @@ from sweep.report.result import (
 from sweep.stages.convergence import Convergence
 from sweep.stages.examples import Examples
 from sweep.stages.labels import LabelSet
+from sweep.stages.other_targets import OtherTargetsPoint
 from sweep.stages.pairs import PairSearch
 from sweep.stages.provenance import provenance
 from sweep.stages.references import Reference
@@ -40,7 +41,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 6
+    version = 7
 
     command: str
     config: SweepConfig
@@ -49,6 +50,7 @@ class Result(Stage):
     examples: tuple[Examples, ...]
     train_labels: tuple[LabelSet, ...]
     convergence: tuple[Convergence, ...] = ()
+    other_targets: tuple[OtherTargetsPoint, ...] = ()
 
     @property
     def name(self) -> str:
@@ -61,7 +63,7 @@ class Result(Stage):
     @property
     def inputs(self) -> tuple[Stage, ...]:
         source_models = [scores for pair in self.pairs for scores in pair.transfer.source_models]
-        return (*self.pairs, *source_models, *self.references, *self.examples, *self.train_labels, *self.convergence)
+        return (*self.pairs, *source_models, *self.references, *self.examples, *self.train_labels, *self.convergence, *self.other_targets)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         result = SweepResult(
@@ -76,7 +78,7 @@ class Result(Stage):
             references=self._references(store),
             similarities=pd.concat([pair.similarities(store) for pair in self.pairs], ignore_index=True)[list(SIMILARITY_COLUMNS)],
             source_models=self._source_models(store),
-            objectives=pd.concat([pair.objectives(store) for pair in self.pairs], ignore_index=True)[list(OBJECTIVE_COLUMNS)],
+            objectives=self._objectives(store),
             convergence=pd.concat([pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)), *(c.load(store) for c in self.convergence)]),
             examples=tuple(example for examples in self.examples for example in examples.load(store)),
             artifacts=self._artifacts(store),
@@ -84,6 +86,11 @@ class Result(Stage):
         result.to_directory(directory)
         write_report(result, directory)
         return {"num_pairs": len(self.pairs)}
+
+    def _objectives(self, store: Store) -> pd.DataFrame:
+        """What the other targets choose for each pair, then what each objective would have."""
+        frames = [*(point.objectives(store) for point in self.other_targets), *(pair.objectives(store) for pair in self.pairs)]
+        return pd.concat(frames, ignore_index=True)[list(OBJECTIVE_COLUMNS)]
 
     def _source_models(self, store: Store) -> pd.DataFrame:
         rows = [
