@@ -12,7 +12,7 @@ from sweep.report.page import render_html
 from sweep.report.result import OBJECTIVE_COLUMNS
 from sweep.report.seeds import over_seeds, seeds_summary
 from sweep.report.table1 import PAPER_SCORES, ROWS, TABLE1_COLUMNS, table1
-from sweep.report.tables import best_of_targets, chosen_pairs, objective_table
+from sweep.report.tables import best_of_targets, chosen_pairs, objective_table, reference_scores
 from sweep.report.terminal import WIDTH, terminal_summary
 
 
@@ -84,6 +84,22 @@ def test_seeds_are_taken_together_with_their_interval():
     assert "from others: better than the mean map on" in seeds_summary(table, 8)
 
 
+def test_seeds_tell_the_other_targets_point_below_the_chosen_one():
+    result = synthetic_result(sources=["others"], command="universal")
+    chosen = chosen_pairs(result)
+    columns = list(OBJECTIVE_COLUMNS)
+    halved = chosen.assign(objective="other_targets", needs_labels=False, correlation=chosen["correlation"] / 2)[columns]
+    table = over_seeds([replace(result, objectives=halved), replace(result, objectives=halved)])
+    of_objective = table[(table["model"] == "other_targets") & (table["measure"] == "correlation")]
+    assert of_objective["value"].tolist() == pytest.approx([chosen["correlation"].mean() / 2] * 2)
+    lines = seeds_summary(table, 8).splitlines()
+    (at,) = [n for n, line in enumerate(lines) if line.startswith("from others    ")]
+    assert lines[at + 1].startswith("  other targets' lambda2")
+    bar = reference_scores(result).query("reference == 'mean_map'").set_index("domain")["correlation"]
+    above = int((halved["correlation"] > halved["target_domain"].map(bar)).sum())
+    assert f"from others at other targets' lambda2: better than the mean map's correlation on {above}, {above} of 8 targets" in lines
+
+
 def test_report_shows_the_table_with_the_papers_numbers_beside(result):
     page = render_html(result, [])
     assert "Table 1: models with the vector of concepts" in page and "Table 1: models with the vector of others" in page
@@ -107,5 +123,5 @@ def test_report_says_what_each_objective_would_have_chosen(result):
     assert "How the point is chosen" in render_html(compared, [])
     assert "How the point is chosen" not in render_html(result, [])
     (row,) = [line.split() for line in terminal_summary(compared).splitlines() if line.startswith("accuracy bound  ")]
-    assert row[2] == "1.000" and row[-4] == "0.150" and row[-1] == "0"
+    assert row[2] == "1.000" and row[-5:] == ["0.150", "0", "0", "0", "8"]  # of the scores only the correlation is there
     assert "How lambda2 could be chosen" not in terminal_summary(result)

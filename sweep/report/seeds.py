@@ -10,11 +10,12 @@ from core.metrics import SCORES
 from core.statistics.intervals import mean_interval
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
-from sweep.report.tables import BEATEN, chosen_pairs, headline, is_better
+from sweep.report.tables import BEATEN, beats, chosen_pairs, headline, is_better
 from sweep.report.text import ascii_text, number
 
 SEED_COLUMNS = ("source_domain", "model", "measure", "seed", "value")
-"""measure: a score, its mean over the targets; or `beats: NAME`, the number of targets on which a name in `BEATEN` is beaten."""
+"""model: `transferred`, at the chosen points; an objective, at what it would have chosen; or a reference. measure: a score, its mean over
+the targets; or `beats: NAME`, the number of targets on which a name in `BEATEN` is beaten."""
 _SHOWN = {
     "normalized_accuracy": "norm. acc.",
     "e_rmse": "E-RMSE",
@@ -23,6 +24,8 @@ _SHOWN = {
     "iou_at_10": "IoU@10",
 }
 """Columns of the summary; the table has all scores."""
+_TOLD = {"other_targets": "other targets' lambda2"}
+"""Objectives that are told besides the one that points were chosen by."""
 
 
 def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
@@ -36,6 +39,11 @@ def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
             of_source = pairs["source_domain"] == source
             rows += [(source, "transferred", s.name, seed, float(pairs.loc[of_source, s.name].mean())) for s in SCORES]
             rows += [(source, "transferred", f"beats: {name}", seed, float(found[of_source].sum())) for name, found in better.items()]
+            told = result.objectives[(result.objectives["source_domain"] == source) & result.objectives["objective"].isin(_TOLD)]
+            for objective, points in told.groupby("objective", sort=False):
+                rows += [(source, str(objective), s.name, seed, float(points[s.name].mean())) for s in SCORES]
+                counts = {name: beats(result, points, *what).sum() for name, what in BEATEN.items()}
+                rows += [(source, str(objective), f"beats: {name}", seed, float(count)) for name, count in counts.items()]
         for model, scores in headline(result).iterrows():
             if model != "transferred":
                 rows += [("all", str(model), s.name, seed, float(scores[s.name])) for s in SCORES]
@@ -48,7 +56,8 @@ def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
     lines = [f"Means over {num_targets} targets, with the 95 % t interval over {num_seeds} seeds (in brackets half its width):", ""]
     lines.append(f"{'':<30}" + "".join(f"{title:>14}" for title in _SHOWN.values()))
     for (source, model), of_model in table.groupby(["source_domain", "model"], sort=False):
-        name = f"from {ascii_text(str(source), 24)}" if model == "transferred" else REFERENCE_TITLES[str(model)]
+        of_source = f"from {ascii_text(str(source), 24)}"
+        name = {"transferred": of_source, **{o: f"  {title}" for o, title in _TOLD.items()}}.get(str(model)) or REFERENCE_TITLES[str(model)]
         cells = []
         for measure in _SHOWN:
             mean = mean_interval(of_model.loc[of_model["measure"] == measure, "value"])
@@ -56,9 +65,10 @@ def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
         lines.append(f"{name.replace('normalised', 'norm.'):<30}" + "".join(f" {cell:>13}" for cell in cells))
     lines.append("")
     counted = table[table["measure"].str.startswith("beats: ")]
-    for (source, measure), found in counted.groupby(["source_domain", "measure"], sort=False):
+    for (source, model, measure), found in counted.groupby(["source_domain", "model", "measure"], sort=False):
         counts = ", ".join(f"{value:.0f}" for value in found["value"])
         what = str(measure).removeprefix("beats: ")
-        lines.append(f"from {ascii_text(str(source), 28)}: better than the {what} on {counts} of {num_targets} targets")
+        how = f" at {_TOLD[model]}" if model in _TOLD else ""
+        lines.append(f"from {ascii_text(str(source), 24)}{how}: better than the {what} on {counts} of {num_targets} targets")
     return "\n".join(lines)
 

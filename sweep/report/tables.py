@@ -170,26 +170,22 @@ def best_of_targets(result: SweepResult) -> pd.DataFrame:
     return best.reindex([t for t in result.targets if t in best.index]).reset_index()
 
 
-def objective_table(result: SweepResult) -> pd.DataFrame:
-    """A row a source and objective, means over the pairs; `regret`: correlation that the oracle of correlation has more.
+def beats(result: SweepResult, rows: pd.DataFrame, reference: str, score: str) -> pd.Series:
+    """Whether rows with scores on a target's test split beat a reference that the target has one row of."""
+    references = reference_scores(result)
+    of_targets = references[references["reference"] == reference].drop_duplicates("domain").set_index("domain")[score]
+    own, bar = rows[score].astype(float), rows["target_domain"].map(of_targets).astype(float)
+    return own < bar if SCORE_NAMED[score].lower_is_better else own > bar
 
-    above_map_correlation, above_map_iou_at_10, below_zero_e_rmse: in how many pairs it beats the mean map, and the zero predictor.
+
+def objective_table(result: SweepResult) -> pd.DataFrame:
+    """A row a source and objective, means over the pairs; `regret`: correlation that the oracle of correlation has more; and for each name
+    in BEATEN the number of pairs in which the reference is beaten.
     """
     columns = ["lambda2", "normalized_accuracy", "e_rmse", "normalized_e_rmse", "correlation", "iou_at_10"]
-    rows, references = result.objectives, reference_scores(result)
-
-    def bar(reference: str, score: str) -> pd.Series:
-        of_targets = references[references["reference"] == reference].drop_duplicates("domain").set_index("domain")[score]
-        return rows["target_domain"].map(of_targets).astype(float)
-
-    rows = rows.assign(
-        above_map_correlation=(rows["correlation"] > bar("mean_map", "correlation")).astype(int),
-        above_map_iou_at_10=(rows["iou_at_10"] > bar("mean_map", "iou_at_10")).astype(int),
-        below_zero_e_rmse=(rows["e_rmse"] < bar("zero_predictor", "e_rmse")).astype(int),
-    )
+    rows = result.objectives.assign(**{name: beats(result, result.objectives, *what) for name, what in BEATEN.items()})
     groups = rows.groupby(["source_domain", "objective", "needs_labels"], sort=False)
-    counts = ["above_map_correlation", "above_map_iou_at_10", "below_zero_e_rmse"]
-    table = pd.concat([groups[columns].mean(), groups[counts].sum()], axis=1).reset_index()
+    table = pd.concat([groups[columns].mean(), groups[list(BEATEN)].sum()], axis=1).reset_index()
     oracle = table[table["objective"] == "oracle_correlation"].set_index("source_domain")["correlation"]
     return table.assign(regret=oracle.reindex(table["source_domain"]).to_numpy() - table["correlation"].to_numpy())
 
