@@ -114,7 +114,7 @@ def report(table: pd.DataFrame, alpha: float, num_targets: int) -> str:
     lines = [
         "# Merge rules and combinations at equal accuracy",
         "",
-        f"`python -m benchmarks.merging --alpha {alpha:g}`: the miniature's {num_targets} targets, seed 0. For each row one lambda2 for all",
+        f"`python -m benchmarks.merging --alpha {alpha:g}`: {num_targets} targets of the miniature, seed 0. Each row: one lambda2 for all",
         "targets, at which their mean normalised accuracy on validation is the level; all other columns are on test. Last: on how many",
         "targets correlation and IoU@10 are above the mean map's.",
     ]
