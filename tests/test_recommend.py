@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
-from transfers import write_checkpoint, write_pictures
+from transfers import CLASS_NAMES, transfer, write_checkpoint, write_pictures
 
 from core.task_vectors import TaskVector
 from sweep import run as command_line
 from sweep.report.relation import Relation, similarity_relation
 from sweep.stages.catalogue import results_of, stored_vectors
+from sweep.stages.other_targets import common_point
 from sweep.store.artifacts import Store
 
 
@@ -71,6 +73,24 @@ def test_the_best_ranked_are_tried_on_pictures(two_seeds, base, tmp_path, capsys
     assert written.keys() == kept.keys() and all(bool((written[k] == kept[k]).all()) for k in kept)
 
 
+def test_the_lambda2_that_the_sweeps_targets_keep_their_accuracy_at_goes_into_the_file(two_seeds, store, base, tmp_path, capsys):
+    """And transfer takes it where there are no labelled pictures. Only `concepts` has two targets here."""
+    vector = next(v for v in stored_vectors(store, base.fingerprint) if v.source == "concepts")
+    start = store.open(vector.key).manifest["inputs"][1]
+    (tmp_path / "mine.safetensors").write_bytes(store.open(start).path("visual.safetensors").read_bytes())
+    found = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"), "--write", str(tmp_path / "vector.safetensors"))
+    best = found["vectors"][0]
+    cells = results_of(store, base.fingerprint)[0].cells.query("source_domain == 'concepts' and split == 'validation'")
+    expected = common_point([of_target for _, of_target in cells.groupby("target_domain")], 0.95)[1]
+    assert best["source"] == "concepts" and best["lambda2"] == expected
+    with safe_open(tmp_path / "vector.safetensors", framework="pt") as file:
+        assert float(file.metadata()["lambda2"]) == expected and file.metadata()["domain"] == "concepts"
+
+    assert transfer(tmp_path, "--class-names", *CLASS_NAMES) == 0
+    choice = json.loads((tmp_path / "model" / "provenance.json").read_text())["choice"]
+    assert choice["rule"] == "vector" and choice["chosen"]["lambda2"] == expected
+
+
 def test_labelled_pictures_are_fine_tuned_on_as_the_sources_were(two_seeds, tmp_path, capsys):
     pictures = write_pictures(tmp_path / "pictures", 24)
     assert command_line.main(["recommend", "--store", str(two_seeds / "sweep_store"), "--target", str(pictures)]) == 0
@@ -81,7 +101,7 @@ def test_labelled_pictures_are_fine_tuned_on_as_the_sources_were(two_seeds, tmp_
 def test_the_relation_is_that_of_the_sweeps_chosen_points(store, base):
     result = results_of(store, base.fingerprint)[0]
     relation = similarity_relation(result, "correlation")
-    assert relation.num_pairs == len(result.pairs) == 4
+    assert relation.num_pairs == len(result.pairs) == 6
     chosen = result.cells[(result.cells["split"] == "test") & result.cells["is_chosen"]]
     merged = chosen.merge(result.similarities, on=["source_domain", "target_domain", "alpha"])
     expected = np.corrcoef(merged["similarity_prediction_only"], merged["correlation"])[0, 1]

@@ -23,12 +23,13 @@ def test_three_commands_from_loose_pictures_to_maps_that_follow_the_picture(base
     """Installing is the first. The labels are Shapley values of the zero-shot classifier, by permutations."""
     pictures = write_pictures(tmp_path / "photos", 24, by_class=False)
     command = ["transfer", "--checkpoint", "miniature", "--vector", "miniature", "--class-names", *CLASS_NAMES]
-    assert command_line.main([*command, "--calibrate", str(pictures), "--lambda2", "1", "--out", str(tmp_path / "model")]) == 0
+    assert command_line.main([*command, "--calibrate", str(pictures), "--out", str(tmp_path / "model")]) == 0
     assert "the base itself, zero-shot" in capsys.readouterr().out
     shown = ["explain", "--model", str(tmp_path / "model"), "--image", str(pictures), "--out", str(tmp_path / "explanations")]
     assert command_line.main(shown) == 0
     assert len((tmp_path / "explanations" / "explanations.jsonl").read_text().splitlines()) == 24
     provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
+    assert provenance["choice"]["rule"] == "vector" and provenance["merge"]["lambda2"] == 1.21
     assert provenance["vector"]["domain"] == "concepts" and provenance["checkpoint"]["relative_distance"] == 0.0
 
     model, ids = sweep.load(tmp_path / "model"), signs.class_ids[:16]

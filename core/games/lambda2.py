@@ -19,11 +19,12 @@ from core.model import Preprocessing, SelfExplainingClassifier
 from core.statistics.proportions import kept_accuracy
 from core.transfer import TransferredModel
 
-Rule = Literal["given", "accuracy_bound", "infidelity"]
+Rule = Literal["given", "accuracy_bound", "vector", "infidelity"]
 
 RULE_MEANINGS: dict[Rule, str] = {
     "given": "as it was given",
     "accuracy_bound": "the largest of the grid up to which the accuracy on labelled validation pictures is kept",
+    "vector": "as the vector's file says: the largest at which the targets of its sweep keep the accuracy on average",
     "infidelity": "the least infidelity on unlabelled pictures among those that keep the predictions, no label being there",
 }
 

@@ -8,8 +8,10 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from safetensors import safe_open
 
 from core.attribution_head import AttributionHead
 from core.checkpoint_formats import read_image_tower
@@ -27,12 +29,14 @@ from sweep.commands.target_pictures import (
     read_validation,
 )
 from sweep.commands.transferring import AUTO_LAMBDAS
+from sweep.commands.vector_source import LAMBDA2
 from sweep.engines.progress import Progress
 from sweep.experiment.config import ConfigError, Device
 from sweep.report.relation import PAPER_R, Relation, similarity_relation
 from sweep.report.result import SweepResult
 from sweep.report.tables import SCORE_TITLES, chosen_pairs
 from sweep.stages.catalogue import StoredVector, results_of, stored_vectors
+from sweep.stages.other_targets import common_point
 from sweep.store.artifacts import Store
 
 MAX_TRAIN_PICTURES = 1000
@@ -72,13 +76,17 @@ class RecommendRequest:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A vector with what is known of it. expected: the relation's score; on_sweeps_targets: the source's mean there; tried: measured."""
+    """A vector with what is known of it. expected: the relation's score; on_sweeps_targets: the source's mean there; tried: measured.
+
+    lambda2: the largest at which the sweep's targets keep the accuracy on average; None where there are not two.
+    """
 
     vector: StoredVector
     similarity: float
     expected: float
     on_sweeps_targets: float
     num_targets: int
+    lambda2: float | None
     tried: Choice | None = None
 
 
@@ -99,16 +107,17 @@ class Recommendation:
     def text(self) -> str:
         """For the terminal."""
         title = SCORE_TITLES[self.request.score]
-        rows = [f"{'source':<32} {'alpha':>5} {'similarity':>10} {'expected':>9} {'own mean':>9}  key"]
+        rows = [f"{'source':<32} {'alpha':>5} {'similarity':>10} {'expected':>9} {'own mean':>9} {'lambda2':>8}  key"]
         for r in self.ranked:
             rows.append(
                 f"{r.vector.name[:32]:<32} {r.vector.alpha:>5.2f} {r.similarity:>10.3f} {_number(r.expected):>9} "
-                f"{_number(r.on_sweeps_targets):>9}  {r.vector.key[:12]}"
+                f"{_number(r.on_sweeps_targets):>9} {'-' if r.lambda2 is None else f'{r.lambda2:.2f}':>8}  {r.vector.key[:12]}"
             )
         rows += [
             "",
             f"similarity: cosine of the target's and the source's prediction-only vectors. expected: {title} by the sweep's relation.",
-            f"own mean: {title} of the source over the sweep's own targets, on test.",
+            f"own mean: {title} of the source over the sweep's own targets, on test. lambda2: the largest at which they keep "
+            f"{self.request.bound.least:.0%} of the accuracy on average; --write puts it into the file, for transfer without pictures.",
             *_told(self.relation, title),
         ]
         if any(r.tried for r in self.ranked):
@@ -134,6 +143,7 @@ class Recommendation:
                 "similarity": r.similarity,
                 "expected": r.expected,
                 "own_mean": r.on_sweeps_targets,
+                "lambda2": r.lambda2,
                 "tried": asdict(r.tried.point) if r.tried else None,
             }
             for r in self.ranked
@@ -164,6 +174,7 @@ def run_recommend(request: RecommendRequest) -> Recommendation:
             similarity[vector.prediction_only],
             relation.expected(similarity[vector.prediction_only]) if relation else math.nan,
             *_own_mean(results, vector.source, request.score),
+            _shared_lambda2(results, vector, request.bound.least),
         )
         for vector in vectors
     ]
@@ -172,7 +183,7 @@ def run_recommend(request: RecommendRequest) -> Recommendation:
         ranked[: request.most] = _tried_on_pictures(request, base, fine_tuned, ranked[: request.most], store)
     recommendation = Recommendation(request, tuple(ranked), relation)
     if request.write:
-        shutil.copyfile(recommendation.best.vector.path(store), request.write)
+        _write(recommendation.best, store, request.write)
     return recommendation
 
 
@@ -215,6 +226,28 @@ def _own_mean(results: list[SweepResult], source: str, score: str) -> tuple[floa
         if len(found):
             return float(found.mean()), len(found)
     return math.nan, 0
+
+
+def _shared_lambda2(results: list[SweepResult], vector: StoredVector, least: float) -> float | None:
+    """Of the first sweep that has the source and two targets of it or more."""
+    for result in results:
+        cells = result.cells[result.cells["split"] == result.selected_on]
+        is_of = (cells["source_domain"] == vector.source) & np.isclose(cells["alpha"], vector.alpha)
+        of_targets = [found for _, found in cells[is_of].groupby("target_domain")]
+        if len(of_targets) > 1:
+            return common_point(of_targets, least)[1]
+    return None
+
+
+def _write(best: Ranked, store: Store, path: str) -> None:
+    """The vector's file, with its lambda2 where one is known."""
+    if best.lambda2 is None:
+        shutil.copyfile(best.vector.path(store), path)
+        return
+    with safe_open(best.vector.path(store), framework="pt") as file:
+        metadata = file.metadata()
+    best.vector.load(store).save(Path(path), {**metadata, LAMBDA2: f"{best.lambda2:g}"})
+    Path(path).chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def _tried_on_pictures(request: RecommendRequest, base: Base, fine_tuned: Weights, ranked: list[Ranked], store: Store) -> list[Ranked]:

@@ -22,7 +22,7 @@ names, class embeddings, the settings of the attribution head and a model card; 
       --validation my_pictures/ --out explaining/
       a directory per class in my_pictures/: classes, lambda2 and the maps' size follow from them
   python -m sweep.run transfer --checkpoint mine.pt --vector runs:/RUN_ID --classes names.txt --calibrate photos/ --out explaining/
-      loose pictures without labels: lambda2 by infidelity
+      loose pictures without labels: lambda2 as the vector's file recommends (`recommend --write`), else by infidelity
   python -m sweep.run transfer --checkpoint mine.pt --vector vector.safetensors --classes names.txt --lambda2 1 --out explaining/
       no pictures at all: the vector as it is; the maps' size is then not fitted
   python -m sweep.run transfer --checkpoint miniature --vector miniature --class-names cat dog --calibrate photos/ --out explaining/

@@ -17,7 +17,7 @@ from core.base_models import hub_repository
 from core.checkpoint_formats import FineTunedTower, base_tower, read_image_tower
 from core.data.domains import DEFAULT_TEMPLATES, LabelledPictures, check_templates
 from core.data.loose_pictures import find_pictures
-from core.games.lambda2 import RULE_MEANINGS, Bound, Choice, Point
+from core.games.lambda2 import RULE_MEANINGS, Bound, Choice, Lambda2Search, Point
 from core.low_rank import LowRankVector
 from core.map_scale import SMALLEST_SCALE
 from core.model import Base, SelfExplainingClassifier, load_base
@@ -74,11 +74,6 @@ class TransferRequest:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        if self.lambda2 is None and self.calibrate is None and self.validation is None:
-            raise ConfigError(
-                "--lambda2 auto chooses by pictures: give labelled ones with --validation (best), unlabelled ones with --calibrate, or a "
-                "number (1 adds the vector as it is)"
-            )
         if self.class_names is None and self.validation is None:
             raise ConfigError("name the classes: --classes FILE with a name a line, or --class-names A B, in the order of your labels")
         if self.lambda2 is not None and not np.isfinite(self.lambda2):
@@ -149,7 +144,7 @@ def _merged(
         )
         game = pictures.game(model)
         search = pictures.search(model, game, request.bound)
-        choice = search.choose(request.lambdas) if request.lambda2 is None else search.given(request.lambda2)
+        choice = _choice(request, search, found)
         say(told(choice, request))
         cost = None
         if low_rank is not None:
@@ -166,6 +161,20 @@ def _merged(
         zero = game.zero_infidelity if game else None
         provenance |= {"zero_infidelity": zero, "license": request.license}
         return _Merged(classifier, choice, provenance, zero, low_rank, dict(found.metadata))
+
+
+def _choice(request: TransferRequest, search: Lambda2Search, found: FoundVector) -> Choice:
+    """By labelled pictures; without them what the vector's file says, which serves better than infidelity on unlabelled ones (README)."""
+    if request.lambda2 is not None:
+        return search.given(request.lambda2)
+    if request.validation is None and found.lambda2 is not None:
+        return replace(search.given(found.lambda2), rule="vector")
+    if request.validation is None and request.calibrate is None:
+        raise ConfigError(
+            "--lambda2 auto chooses by pictures, and the vector's file names none: give labelled ones with --validation (best), unlabelled "
+            "ones with --calibrate, or a number (1 adds the vector as it is)"
+        )
+    return search.choose(request.lambdas)
 
 
 def _cost_of_rank(low_rank: LowRankVector, vector: TaskVector, point: Point, whole: Point) -> dict[str, Any]:
@@ -188,6 +197,8 @@ def told(choice: Choice, request: TransferRequest) -> str:
     """What was chosen and why, for people."""
     point = choice.point
     lines = [f"lambda2 = {point.lambda2:g}: {RULE_MEANINGS[choice.rule]}"]
+    if choice.rule == "vector" and point.agreement is not None and point.agreement < request.bound.least:
+        lines.append(f"WARNING: only {point.agreement:.1%} of the checkpoint's predictions stay: --validation, or a smaller --lambda2")
     if choice.rule != "given" and point.lambda2 == 0.0:
         lines.append("WARNING: nothing above 0 is within the bound, and this is the checkpoint itself: give more pictures, or a lambda2")
     if choice.rule == "accuracy_bound" and point is choice.points[-1]:

@@ -21,6 +21,8 @@ from sweep.stages.models import open_artifact
 from sweep.store.artifacts import Artifact, Store
 from sweep.store.manifest import sha256_of
 
+LAMBDA2 = "lambda2"
+"""The field of a vector's file that recommends a lambda2."""
 _EXPLAINABILITY = "explainability_vector.safetensors"
 
 
@@ -32,6 +34,12 @@ class FoundVector:
     source: str
     sha256: str
     metadata: Mapping[str, str]
+
+    @property
+    def lambda2(self) -> float | None:
+        """What its file recommends, where `recommend --write` knew the targets of its sweep."""
+        text = self.metadata.get(LAMBDA2)
+        return None if text is None else float(text)
 
 
 @contextmanager
