@@ -186,6 +186,7 @@ def objective_table(result: SweepResult) -> pd.DataFrame:
     rows = result.objectives.assign(**{name: beats(result, result.objectives, *what) for name, what in BEATEN.items()})
     groups = rows.groupby(["source_domain", "objective", "needs_labels"], sort=False)
     table = pd.concat([groups[columns].mean(), groups[list(BEATEN)].sum()], axis=1).reset_index()
+    table = table.sort_values("source_domain", key=lambda names: names.map(result.sources.index), kind="stable", ignore_index=True)
     oracle = table[table["objective"] == "oracle_correlation"].set_index("source_domain")["correlation"]
     return table.assign(regret=oracle.reindex(table["source_domain"]).to_numpy() - table["correlation"].to_numpy())
 
