@@ -39,18 +39,20 @@ FURTHEST = 0.8
 """Of the normalised accuracy on validation: a target is followed until it has fallen below."""
 LEVELS = (0.97, 0.95)
 BOTH = "concepts,others"
+SHIFTED = "fisher:source_share=0.3"
 SCORES = ("normalized_accuracy", "correlation", "iou_at_10", "e_rmse")
 
 
 def variants() -> Iterator[tuple[str, str, str]]:
     """(source, combination, merge rule): every rule on each single source, every combination of both, and rules on the default one."""
     for source in ("concepts", "others"):
-        for rule in MERGE_RULES:
+        for rule in (*MERGE_RULES, SHIFTED):
             yield source, "", rule
     for combination in COMBINATIONS:
         yield BOTH, combination, "addition"
-    for rule in ("lines", "opcm", "ties"):
-        yield BOTH, "tsv_m", rule
+    for rule in ("lines", "ties", "fisher", SHIFTED):
+        yield BOTH, "mean", rule
+    yield BOTH, "tsv_m", SHIFTED
 
 
 class Bench:
@@ -149,7 +151,7 @@ def main() -> None:
                 lambda2, scores = found
                 counts = {f"above_{s}": int((scores[s] > bars.loc[scores.index, s]).sum()) for s in ("correlation", "iou_at_10")}
                 rows.append(
-                    {"level": level, "source": source, "combination": combination, "rule": MERGE_RULES[rule].text, "lambda2": lambda2}
+                    {"level": level, "source": source, "combination": combination, "rule": parse_rule(rule).text, "lambda2": lambda2}
                     | scores.mean().to_dict()
                     | counts
                 )

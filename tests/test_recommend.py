@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transfers import CLASS_NAMES, transfer, write_checkpoint, write_pictures
 
 from core.task_vectors import TaskVector
 from sweep import run as command_line
+from sweep.commands import recommending
 from sweep.report.relation import Relation, similarity_relation
 from sweep.stages.catalogue import results_of, stored_vectors
 from sweep.stages.other_targets import common_point
@@ -73,8 +75,18 @@ def test_the_best_ranked_are_tried_on_pictures(two_seeds, base, tmp_path, capsys
     assert written.keys() == kept.keys() and all(bool((written[k] == kept[k]).all()) for k in kept)
 
 
-def test_the_lambda2_that_the_sweeps_targets_keep_their_accuracy_at_goes_into_the_file(two_seeds, store, base, tmp_path, capsys):
-    """And transfer takes it where there are no labelled pictures. Only `concepts` has two targets here."""
+def test_the_lambda2_that_the_sweeps_targets_keep_their_accuracy_at_goes_into_the_file(
+    two_seeds, store, base, tmp_path, capsys, monkeypatch
+):
+    """And transfer takes it where there are no labelled pictures. Only `concepts` has two targets here.
+
+    The sweep merged by another rule than transfer, whose lambda2 is no recommendation: once as it is, once as if it had added.
+    """
+    write_checkpoint(tmp_path / "other.safetensors", base)
+    as_it_is = recommended(two_seeds, capsys, "--target", str(tmp_path / "other.safetensors"))
+    assert all(row["lambda2"] is None for row in as_it_is["vectors"])
+    added = [replace(r, provenance={**r.provenance, "search.merge": "addition"}) for r in results_of(store, base.fingerprint)]
+    monkeypatch.setattr(recommending, "results_of", lambda *_: added)
     vector = next(v for v in stored_vectors(store, base.fingerprint) if v.source == "concepts")
     start = store.open(vector.key).manifest["inputs"][1]
     (tmp_path / "mine.safetensors").write_bytes(store.open(start).path("visual.safetensors").read_bytes())

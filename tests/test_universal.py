@@ -11,17 +11,28 @@ from in_process import TINY_UNIVERSAL, no_engines
 from mlflow import MlflowClient
 
 from core.merging.combination import Mean, TsvM
+from core.merging.fisher import Fisher
+from core.merging.rule import Evidence
 from core.task_vectors import TaskVector
 from sweep import run
 from sweep.commands import universal
+from sweep.commands.sweep import check
 from sweep.experiment.config import ConfigError, SweepConfig
 from sweep.report.table1 import ROWS
+from sweep.stages.base import BaseModel
+from sweep.stages.graph import SweepGraph
 from sweep.stages.other_targets import common_point
 from sweep.store.artifacts import Store
 
 
 def config(*arguments: str) -> SweepConfig:
     return universal.config_from(run.make_parser().parse_args(["universal", *arguments]))
+
+
+def facts(store: Store):
+    """What a graph of the configuration needs besides it."""
+    checked = check(config("--suite", "miniature", *TINY_UNIVERSAL))
+    return BaseModel(checked.base).load(store), checked.domains, checked.imported
 
 
 def tables(directory: Path, name: str) -> list[pd.DataFrame]:
@@ -59,7 +70,7 @@ def test_a_source_of_several_trains_nothing_and_its_vector_is_the_others_in_one(
     for artifact in explaining:
         name = "explainability_vector.safetensors"
         members = [TaskVector.load(store.open(key).path(name)) for key in artifact.manifest["inputs"]]
-        found, expected = TaskVector.load(artifact.path(name)), TsvM().combine(members)
+        found, expected = TaskVector.load(artifact.path(name)), Mean().combine(members)
         assert all(torch.equal(found.weights[k], expected.weights[k]) for k in expected.weights)
     results = [table for table in tables(swept, "cells") if table["source_domain"].nunique() == 3]
     assert len(results) == 2
@@ -68,6 +79,23 @@ def test_a_source_of_several_trains_nothing_and_its_vector_is_the_others_in_one(
         assert set(of_both["target_domain"]) == {"clean_digits", "street_digits"}
         others = table[table["source_domain"] == "others"]
         assert of_both["correlation"].notna().all() and not of_both["correlation"].isin(others["correlation"]).all()
+
+
+def test_the_miniatures_rule_weighs_a_source_of_several_by_the_mean_of_their_information(swept):
+    store = Store(str(swept / "sweep_store"))
+    graph = SweepGraph("universal", config("--suite", "miniature", *TINY_UNIVERSAL), *facts(store))
+    (pair,) = (p for p in graph.config.pairs if p.names == ("concepts,others", "clean_digits"))
+    transfer, search = graph.transfer(pair), graph.config.search
+    assert search.merge == Fisher(source_share=0.3)
+    needs = [stage.need for stage in transfer.sensitivities]
+    assert needs == ["class_fisher", "attribution_fisher", "attribution_fisher"]
+    target, *sources = (stage.load(store) for stage in transfer.sensitivities)
+    mean = {name: (sources[0][name] + sources[1][name]) / 2 for name in target}
+    start = dict(graph.base.load().visual.state_dict())
+    vectors = transfer.target_task.load(store), transfer.source_vectors[0].load(store)
+    expected = search.merge.prepare(start, *vectors, torch.device("cpu"), Evidence(class_fisher=target, attribution_fisher=mean))
+    found = transfer.evaluator(store, search).classifier(0.5, 0.7).visual.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.weights(1.0, 0.7).items())
 
 
 def test_table1_and_all_tables_are_recorded_and_the_seeds_as_a_run_of_their_own(swept):
@@ -121,14 +149,13 @@ def test_a_suites_own_sources_need_not_be_among_the_chosen_domains():
 
 
 def test_how_several_become_one_is_an_option():
-    several = config("--suite", "miniature", "--sources", "cars+textures,concepts", "--combine", "mean", "--targets", "scenes")
+    several = config("--suite", "miniature", "--sources", "cars+textures,concepts", "--combine", "tsv_m", "--targets", "scenes")
     ((source, target),) = [(pair.source, pair.target) for pair in several.pairs]
-    assert (source.parts, target, several.combine) == (("cars", "textures", "concepts"), "scenes", Mean())
+    assert (source.parts, target, several.combine) == (("cars", "textures", "concepts"), "scenes", TsvM())
     assert [member.parts for member in source.members] == [("cars", "textures"), ("concepts",)]
     for options, message in (
         (("--sources", "cars,cars"), "have one twice"),
         (("--sources", "cars,nothing"), "there is no source 'nothing'"),
-        (("--sources", "cars,textures", "--merge", "fisher"), "name the sources one by one"),
         (("--combine", "median"), "--combine: unknown combination 'median'"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -18,6 +18,7 @@ from core.checkpoint_formats import read_image_tower
 from core.data.domains import DEFAULT_TEMPLATES, check_templates, read_pictures
 from core.finetune import Recipe, finetune
 from core.games.lambda2 import Bound, Choice
+from core.merging.addition import Addition
 from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_names
 from core.task_vectors import TaskVector, Weights
 from core.training_data import PicturesInMemory, TrainingData
@@ -229,8 +230,10 @@ def _own_mean(results: list[SweepResult], source: str, score: str) -> tuple[floa
 
 
 def _shared_lambda2(results: list[SweepResult], vector: StoredVector, least: float) -> float | None:
-    """Of the first sweep that has the source and two targets of it or more."""
+    """Of the first sweep by equation 8 that has the source and two targets of it or more."""
     for result in results:
+        if result.provenance.get("search.merge") != Addition().text:
+            continue  # transfer adds: another rule's lambda2 is another thing
         cells = result.cells[result.cells["split"] == result.selected_on]
         is_of = (cells["source_domain"] == vector.source) & np.isclose(cells["alpha"], vector.alpha)
         of_targets = [found for _, found in cells[is_of].groupby("target_domain")]

@@ -12,7 +12,7 @@ from core.explainers.explainer import EXPLAINERS
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
 from core.merging.addition import Addition
-from core.merging.combination import Combination, TsvM
+from core.merging.combination import Combination, Mean
 from core.merging.rule import MergeRule
 from core.value_function import ValueFunction
 from sweep.experiment.sources import ConfigError, Pair, Source, make_pairs
@@ -184,7 +184,7 @@ class SweepConfig:
     convergence: ConvergenceSettings | None = None
     sources: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
-    combine: Combination = field(default_factory=TsvM)
+    combine: Combination = field(default_factory=Mean)
 
     def __post_init__(self) -> None:
         names = [domain.name for domain in self.domains]
@@ -197,11 +197,6 @@ class SweepConfig:
             raise ConfigError("every domain is a source only: name --targets")
         if not self.pairs:
             raise ConfigError("no source differs from every target: name other --sources or --targets")
-        if "attribution_fisher" in self.search.merge.needs and any(pair.source.members for pair in self.pairs):
-            raise ConfigError(
-                f"--merge {self.search.merge.name} weighs a vector by the model it was learned in, and a source such as A,B has none: "
-                "take another rule, or name the sources one by one"
-            )
 
     @property
     def target_names(self) -> tuple[str, ...]:

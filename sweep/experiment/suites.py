@@ -8,6 +8,7 @@ from dataclasses import replace
 from core import miniature as drawings
 from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings, fast_precision
+from core.merging.fisher import Fisher
 from core.model import MINIATURE
 from sweep.experiment.config import ConvergenceSettings, DataSettings, DomainLocation, SearchSettings, SplitLabels, SweepConfig
 from sweep.experiment.sources import OTHERS, TOGETHER
@@ -114,10 +115,11 @@ def paper() -> SweepConfig:
 def universal_miniature() -> SweepConfig:
     """The miniature's eight targets, each with the vector of the drawn `concepts`, with that of all other domains, and with both in one.
 
-    One alpha: it costs a training of every union, and at equal accuracy 0.2 explains better than 0.5 (README).
+    One alpha: it costs a training of every union, and at equal accuracy 0.2 explains better than 0.5. Merged by Fisher information, which
+    explains best at equal accuracy (`benchmarks/results/merging.md`).
     """
     template = miniature()
-    search = replace(template.search, alphas=(0.2,), compares_objectives=True)
+    search = replace(template.search, alphas=(0.2,), merge=Fisher(source_share=0.3), compares_objectives=True)
     convergence = ConvergenceSettings((104, 128, 160, 208, 256, 336, 448), num_pictures=20)
     sources = (CONCEPTS, OTHERS, f"{CONCEPTS}{TOGETHER}{OTHERS}")
     return replace(template, sources=sources, search=search, scores_source_models=True, convergence=convergence)

@@ -271,7 +271,7 @@ class SweepGraph:
         found: list[Sensitivity] = []
         for need in self.config.search.merge.needs:
             if need == "attribution_fisher":
-                models = [self.self_explaining(pair.source, alpha) for alpha in self.config.search.alphas]
+                models = [self.self_explaining(source, alpha) for source in pair.source.trained for alpha in self.config.search.alphas]
             else:
                 models = [self.prediction_only(alone(pair.target))]
             found += [self._sensitivity(need, model) for model in models]

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from core.map_scale import rescaled
 from core.merging.rule import Evidence, Merger
 from core.metrics import Scores, e_rmse, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
 from core.statistics.proportions import kept_accuracy
-from core.task_vectors import TaskVector
+from core.task_vectors import TaskVector, Weights
 from sweep.experiment.config import Device, SearchSettings
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
@@ -32,7 +33,7 @@ class Transfer:
 
     source_vectors: tau_star of the source, by alpha; target_vectors: the target's own, whose similarity is reported; source_task and
     target_task: both tau_ft. zero_shot: the base with the target's head. prediction_only: what normalised scores are divided by.
-    sensitivities: what the merge rule needs of the target's prediction-only model, and of the source's self-explaining one of each alpha.
+    sensitivities: what the merge rule needs of the target's prediction-only model, and of the source's self-explaining ones of each alpha.
     """
 
     source: str
@@ -102,7 +103,7 @@ class Points:
     def _merger(self, alpha: float) -> Merger:
         transfer, store = self._transfer, self._store
         (vector,) = (v for v in transfer.source_vectors if v.alpha == alpha)
-        evidence = Evidence(**{s.need: s.load(store) for s in transfer.sensitivities_at(alpha)})
+        evidence = _evidence(store, transfer.sensitivities_at(alpha))
         return self._search.merge.prepare(self._base, self._task, vector.load(store), transfer.device, evidence)
 
     def on(self, split: str) -> Evaluate:
@@ -144,6 +145,15 @@ class Points:
             logits, _ = evaluator.outputs(self._classifier)
             self._splits[split] = _Split(evaluator, transfer.prediction_only.load(self._store, split), evaluator.is_correct(logits))
         return self._splits[split]
+
+
+def _evidence(store: Store, sensitivities: Sequence[Sensitivity]) -> Evidence:
+    """By need; that of several models, a source's of which the vectors were made one, is their mean."""
+    found: dict[str, list[Weights]] = {}
+    for sensitivity in sensitivities:
+        found.setdefault(sensitivity.need, []).append(sensitivity.load(store))
+    means = {need: {k: torch.stack([one[k] for one in all_]).mean(0) for k in all_[0]} for need, all_ in found.items()}
+    return Evidence(**means)
 
 
 @dataclass(frozen=True)
