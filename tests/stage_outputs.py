@@ -27,6 +27,7 @@ from sweep.experiment.config import ConvergenceSettings
 from sweep.experiment.sources import Source
 from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph, alone
+from sweep.stages.other_targets import OtherTargetsPoint
 from sweep.stages.pairs import Cells
 from sweep.stages.stage import Stage, closure
 from sweep.store.artifacts import Artifact, Store
@@ -85,9 +86,10 @@ def pipeline(store: Store, directory: Path) -> list[Stage]:
     compute(store, learning, imported, explained, convergence, *sensitivities)
     pair = grid.pair(grid.config.pairs[0])
     both = grid.task_vector(Source("both", ("clean_digits", "street_digits"), (alone("clean_digits"), alone("street_digits"))))
-    compute(store, both)
+    point = OtherTargetsPoint(pair, (grid.pair(grid.config.pairs[1]),))
+    compute(store, both, point)
     cells = Cells(pair.transfer, pair.search, 0.5)  # made within the pair, and none of its inputs
-    ends = [studied, grid.result, learning, imported, explained, convergence, *sensitivities, both]
+    ends = [studied, grid.result, learning, imported, explained, convergence, *sensitivities, both, point]
     return [BaseModel(describe_base(grid.config.base)), *closure(ends), cells]
 
 
