@@ -39,20 +39,21 @@ FURTHEST = 0.8
 """Of the normalised accuracy on validation: a target is followed until it has fallen below."""
 LEVELS = (0.97, 0.95)
 BOTH = "concepts,others"
-SHIFTED = "fisher:source_share=0.3"
+SUITES_OWN = universal_miniature().search.merge.text
+"""What `universal` merges by, beside every rule at its defaults."""
 SCORES = ("normalized_accuracy", "correlation", "iou_at_10", "e_rmse")
 
 
 def variants() -> Iterator[tuple[str, str, str]]:
     """(source, combination, merge rule): every rule on each single source, every combination of both, and rules on the default one."""
     for source in ("concepts", "others"):
-        for rule in (*MERGE_RULES, SHIFTED):
+        for rule in (*MERGE_RULES, SUITES_OWN):
             yield source, "", rule
     for combination in COMBINATIONS:
         yield BOTH, combination, "addition"
-    for rule in ("lines", "ties", "fisher", SHIFTED):
+    for rule in ("lines", "ties", "fisher", SUITES_OWN):
         yield BOTH, "mean", rule
-    yield BOTH, "tsv_m", SHIFTED
+    yield BOTH, "tsv_m", SUITES_OWN
 
 
 class Bench:
@@ -60,8 +61,7 @@ class Bench:
 
     def __init__(self, store: Store, config: SweepConfig) -> None:
         self._store, self._config, self._checked = store, config, check(config)
-        base = BaseModel(self._checked.base)
-        self._base = base.load(store)
+        self._base = BaseModel(self._checked.base).load(store)
 
     def _graph(self, config: SweepConfig) -> SweepGraph:
         return SweepGraph("universal", config, self._base, self._checked.domains, self._checked.imported)

@@ -17,6 +17,9 @@ from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import Tracker
 from sweep.report.seeds import over_seeds, seeds_summary
 
+_NOT_IN_METRICS = r"[^/\w.\- :]"
+"""Characters that MLflow refuses in a metric's name; a source may have them (`A+B`, `A,B`)."""
+
 
 def run_as_asked(command: str, config: SweepConfig, options: argparse.Namespace) -> None:
     """A dry run, one sweep, or several seeds. Raises ConfigError and its kin for bad input."""
@@ -57,6 +60,6 @@ def _record(command: str, config: SweepConfig, places: Places, table: pd.DataFra
     transferred = table[table["model"] == "transferred"]
     means = transferred[~transferred["measure"].str.startswith("beats: ")].groupby(["source_domain", "measure"])["value"].mean()
     run.log_table("seeds", table)
-    run.log_metrics({f"{re.sub('[+,]', '_', str(source))}.{measure}": float(value) for (source, measure), value in means.items()})
+    run.log_metrics({f"{re.sub(_NOT_IN_METRICS, '_', str(source))}.{measure}": float(value) for (source, measure), value in means.items()})
     run.describe(f"**{len(keys)} seeds** of {command} on suite {config.suite}, taken together.\n\n```\n{summary}\n```")
     run.finish()

@@ -6,21 +6,19 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 from core.attribution_head import HEAD_KINDS
 from core.data.domains import DomainError
 from core.finetune import Recipe
 from core.merging.combination import COMBINATIONS, parse_combination
-from core.merging.parameters import ParameterError, Parametrised
+from core.merging.parameters import P, ParameterError
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers
 from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, Start, SweepConfig
 from sweep.experiment.sources import OTHERS, TOGETHER
 from sweep.experiment.suites import DRAWN, own_domains
-
-P = TypeVar("P", bound=Parametrised)
 
 Suites = Mapping[str, Callable[[], SweepConfig]]
 

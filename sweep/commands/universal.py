@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         help=HELP,
         description="Fine-tune a diverse source with and without explanation labels and add the difference of the weights, the universal "
         "explainability vector, to every target's classifier. Without options: the miniature suite, from drawings that share no class "
-        "with the targets (concepts) and from all other domains (others).",
+        "with the targets (concepts), from all other domains (others), and from both vectors made one (concepts,others).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         argument_default=None,
     )

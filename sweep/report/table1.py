@@ -73,7 +73,8 @@ def table1(result: SweepResult) -> pd.DataFrame:
     if result.source_models.empty:
         return pd.DataFrame(columns=list(TABLE1_COLUMNS))
     rows = []
-    for source in (source for source in result.sources if (result.source_models["source_domain"] == source).any()):
+    scored = set(result.source_models["source_domain"])
+    for source in (source for source in result.sources if source in scored):
         scores = _of_source(result, source)
         for score in (*PAPER_SCORES, *OUR_SCORES):
             values = {model: frame[score].to_numpy(dtype=float) for model, frame in scores.items()}

@@ -88,9 +88,10 @@ def _objectives(result: SweepResult) -> list[str]:
     if len(table):
         lines = ["", *_wrapped(
             "How lambda2 could be chosen: means on test of the points that each objective takes, accuracy and E-RMSE normalised; * reads "
-            "explanation labels. Other targets: the largest lambda2 at which the source's other targets keep the accuracy on average. "
-            "An oracle takes the best on test among the points that keep the bound (or 98 %, where the paper's universal vector has 0.59 "
-            "of the E-RMSE). Regret: of correlation. Then the number of targets on which it beats the zero predictor and the mean map."
+            "explanation labels. Other targets: the largest lambda2 at which the source's other targets keep the accuracy on average "
+            "(from others their vectors were learned on unions with this target). An oracle takes the best on test among the points that "
+            "keep the bound (or 98 %, where the paper's universal vector has 0.59 of the E-RMSE). Regret: of correlation. Then the number "
+            "of targets on which it beats the zero predictor and the mean map."
         )]  # fmt: skip
     for source, rows in table.groupby("source_domain", sort=False):
         title = f"from {ascii_text(str(source), 16)}"

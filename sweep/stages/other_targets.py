@@ -1,4 +1,9 @@
-"""The point that a source's other targets choose for a target: no picture of its own is looked at, as with a vector that was given away."""
+"""The point that a source's other targets choose for a target, as for an owner whom a vector was given to.
+
+No picture of the target has a part in the choice (merging and calibration may still look at some). From `others` one thing reaches it all
+the same: the other targets' vectors were learned on unions that hold this target, with its training labels. From a source that is no target
+nothing does.
+"""
 
 from __future__ import annotations
 

@@ -164,3 +164,4 @@ class CombinedVector(Stage):
 
 
 AnyVector = Vector | CombinedVector
+"""What a pair is merged from."""
