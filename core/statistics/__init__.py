@@ -1,4 +1,7 @@
-"""The statistics that the report's claims stand on. All are functions of arrays; what draws at random does so from a seed."""
+"""The statistics that the report's claims stand on. All are functions of arrays; what draws at random does so from a seed.
+
+`scipy.stats` takes a second to import, which commands that compare nothing need not wait for: functions import it.
+"""
 
 from core.statistics.comparison import PairedTest, not_worse_than_best, paired_test
 from core.statistics.correlation import Correlation, Line, correlation_interval, least_squares_line, pearson

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from core.statistics.intervals import Mean, mean_interval
 from core.statistics.points import SMALLEST_RELATIVE_SPREAD, complete_points
@@ -42,6 +41,8 @@ def paired_test(a: ArrayLike, b: ArrayLike, side: Side = "two-sided", *, confide
     a, b: [n], a value a target; a target with NaN in either is left out. With fewer than two targets the p-values are NaN. Equal values
     everywhere speak for no difference: p is 1. Raises ValueError when the lengths differ.
     """
+    from scipy import stats
+
     a, b = complete_points(a, b)
     differences = a - b
     if len(differences):

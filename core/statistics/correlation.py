@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
-from scipy.stats import pearsonr
 
 from core.statistics.intervals import Interval
 from core.statistics.points import complete_points, is_constant
@@ -34,6 +33,8 @@ def pearson(x: ArrayLike, y: ArrayLike) -> Correlation:
     With fewer than three points, or where x or y is constant up to rounding, r and p are NaN: two points always
     lie on a line, and a constant correlates with nothing. Raises ValueError when the lengths differ.
     """
+    from scipy.stats import pearsonr
+
     x, y = complete_points(x, y)
     if len(x) < 3 or is_constant(x) or is_constant(y):
         return Correlation(r=math.nan, p_value=math.nan, num_points=len(x))
@@ -47,6 +48,8 @@ def correlation_interval(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95
     x, y: [n]; a point with NaN in either is left out. Points that are pairs of domains are not independent and want
     `domain_correlation_interval`. With fewer than four points, or where `pearson` has no r, low and high are NaN.
     """
+    from scipy.stats import pearsonr
+
     x, y = complete_points(x, y)
     found = pearson(x, y)
     if len(x) < 4 or math.isnan(found.r):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from core.statistics.points import SMALLEST_RELATIVE_SPREAD
 
@@ -44,6 +43,8 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Mean:
 
     values: [n]; NaN are left out. Of one value only the mean is known, of none nothing.
     """
+    from scipy import stats
+
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     n = len(known)
@@ -78,6 +79,8 @@ def bootstrap_interval(
     changes has an interval without width: where all pictures agree the bootstrap cannot see what others would do. With fewer than two
     pictures low and high are NaN.
     """
+    from scipy import stats
+
     values = np.atleast_2d(np.asarray(per_picture, dtype=np.float64))
     n = values.shape[1]
     estimate = float(statistic(*values)) if n else math.nan

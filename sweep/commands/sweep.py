@@ -36,6 +36,7 @@ from sweep.stages.graph import SweepGraph
 from sweep.stages.imported_labels import GivenLabels, look_at_labels
 from sweep.stages.learned import check_learning
 from sweep.stages.models import FineTuned
+from sweep.stages.pairs import PairSearch
 from sweep.stages.pictures import Pictures
 from sweep.stages.plan import Plan
 from sweep.store.artifacts import Store
@@ -222,6 +223,7 @@ def _finish(graph: SweepGraph, store: Store, recorder: Recorder, result: SweepRe
         pages=tables_as_html(result),
         metrics={**means, "num_models": num_models, "num_cells": len(result.cells)},
         note=description_markdown(result),
+        compared=[stage.key for stage in graph.stages if isinstance(stage, PairSearch)],
     )
 
 

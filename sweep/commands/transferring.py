@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -101,7 +102,9 @@ def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
         say(f"{request.checkpoint}: {tower.layout}, fine-tuned from {base.name} (relative distance of its weights {tower.distance:.3f})")
     if tower.has_other_text_tower:
         _log.warning("the text tower of %s was trained too: the class embeddings are the base's, check the accuracy", request.checkpoint)
-    merged = _merged(request, base, tower, labelled, class_names, say)
+    with ThreadPoolExecutor(1) as beside:
+        checksums = {file.name: beside.submit(sha256_of, file) for file in tower.files}
+        merged = _merged(request, base, tower, checksums, labelled, class_names, say)
     write_model(out, merged.classifier, base, class_names, request.templates, merged.provenance)
     if merged.low_rank is not None:
         merged.low_rank.save(out / VECTOR, merged.vector_metadata)
@@ -128,6 +131,7 @@ def _merged(
     request: TransferRequest,
     base: Base,
     tower: FineTunedTower,
+    checksums: Mapping[str, Future[str]],
     labelled: LabelledPictures | None,
     class_names: Sequence[str],
     say: Say,
@@ -155,7 +159,7 @@ def _merged(
         model.set(choice.point.lambda2)
         scale = choice.point.scale or 1.0
         classifier.attribution_head = replace(classifier.attribution_head, scale=scale)
-        provenance = _provenance(request, base, tower, found, choice, scale, pictures)
+        provenance = _provenance(request, base, tower, checksums, found, choice, scale, pictures)
         if cost is not None:
             provenance["vector"] |= {"rank": request.rank, "cost_of_rank": cost}
         zero = game.zero_infidelity if game else None
@@ -224,6 +228,7 @@ def _provenance(
     request: TransferRequest,
     base: Base,
     tower: FineTunedTower,
+    checksums: Mapping[str, Future[str]],
     found: FoundVector,
     choice: Choice,
     scale: float,
@@ -236,7 +241,7 @@ def _provenance(
         "checkpoint": {
             "name": Path(request.checkpoint).name,
             "layout": tower.layout,
-            "sha256": {file.name: sha256_of(file) for file in tower.files},
+            "sha256": {name: checksum.result() for name, checksum in checksums.items()},
             "relative_distance": tower.distance,
         },
         "vector": {"source": found.source, "sha256": found.sha256, **found.metadata},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,19 @@ _EXPLAINABILITY = "explainability_vector.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class FoundVector:
-    """An explainability vector of the base. source: where it was, for the record; metadata: what its file says of it."""
+    """An explainability vector of the base. source: where it was, for the record; metadata: what its file says of it.
+
+    checksum: of the file, computed beside what is done with the vector.
+    """
 
     vector: TaskVector
     source: str
-    sha256: str
+    checksum: Future[str]
     metadata: Mapping[str, str]
+
+    @property
+    def sha256(self) -> str:
+        return self.checksum.result()
 
     @property
     def lambda2(self) -> float | None:
@@ -50,17 +58,18 @@ def found_vector(location: str, base: Base, store: str | None = None, tracking_u
     `concepts`, in this package).
     Raises ConfigError, StoreError, TrackingError or TaskVectorError, with the fix, where there is none, or it is not of this base.
     """
-    with tempfile.TemporaryDirectory() as fetched:
+    with tempfile.TemporaryDirectory() as fetched, ThreadPoolExecutor(1) as beside:
         artifact = Store(store).open(location) if store else open_artifact(location) if is_artifact(location) else None
         path = _in_artifact(artifact, location) if artifact else _file(location, Path(fetched), tracking_uri)
+        checksum = beside.submit(sha256_of, path)
         try:
             vector = load_vector(path, base.fingerprint)
         except TaskVectorError as error:
             raise TaskVectorError(f"--vector {location}: {error} (--base is {base.name})") from None
         with safe_open(path, framework="pt") as file:
-            metadata = {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
+            metadata = {k: v for k, v in sorted((file.metadata() or {}).items()) if k != "format"}
         source = artifact.key if artifact else location if location.startswith(RUNS) else path.name
-        yield FoundVector(vector, source, sha256_of(path), metadata)
+        yield FoundVector(vector, source, checksum, metadata)
 
 
 def _in_artifact(artifact: Artifact, location: str) -> Path:

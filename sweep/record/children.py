@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +29,24 @@ class Children:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._client = tracker.client
-        self._finished: set[str] | None = None
+        self._finished: dict[str, str] | None = None  # run by artifact
         self._begun: dict[str, str] = {}
 
     def is_logged(self, key: str) -> bool:
         """Whether the artifact has a finished child, of this sweep or of another in the experiment."""
+        return key in self._known()
+
+    def run_ids(self, keys: Sequence[str]) -> list[str]:
+        """The finished children of these artifacts, of whichever sweep."""
+        known = self._known()
+        return [known[key] for key in keys if key in known]
+
+    def _known(self) -> dict[str, str]:
         if self._finished is None:
             with self._tracker.reporting("list its runs"):
                 runs = search(self._client, self._tracker.experiment_id, "attributes.status = 'FINISHED' and tags.stage != 'sweep'")
-            self._finished = {run.data.tags["artifact_key"] for run in runs if "artifact_key" in run.data.tags}
-        return key in self._finished
+            self._finished = {run.data.tags["artifact_key"]: run.info.run_id for run in runs if "artifact_key" in run.data.tags}
+        return self._finished
 
     def log(self, child: ChildRun, parent_id: str, store: Store) -> None:
         """Log an artifact as a finished run below a parent, unless it is logged. Raises TrackingError and StoreError."""
@@ -90,7 +99,7 @@ class Children:
         if len(finished) > 1:  # another driver is at work in this experiment: what it has logged meanwhile is asked for again
             self._finished = None
         elif self._finished is not None:
-            self._finished.add(key)
+            self._finished[key] = kept
 
 
 def _begun_first(run: Run) -> tuple[int, str]:

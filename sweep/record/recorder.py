@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -103,12 +103,14 @@ class Recorder:
         metrics: Mapping[str, float | None],
         note: str,
         pages: Mapping[str, str] | None = None,
+        compared: Sequence[str] = (),
     ) -> None:
         """Wait for the children, log what is the whole sweep's, and end its run as FINISHED.
 
         files: name in the run, such as `report.html` or `figures/trade_off.png`, -> local file of the same last name. tables: name ->
         logged as NAME.parquet with the page NAME.html, from `pages` where it holds one. note: Markdown for the top of the run's page, of
-        which the first paragraph says what was run; links to the files are put behind it. After a failure it can be called again, also
+        which the first paragraph says what was run; links to the files, and to the children of the artifacts in `compared` side by
+        side, are put behind it. After a failure it can be called again, also
         by the next run of the same command. A no-op where the sweep is recorded, or being recorded by another living driver. Raises as
         `flush` does.
         """
@@ -124,7 +126,9 @@ class Recorder:
             sweep_run.log_artifact(path, None if directory == PurePosixPath(".") else directory.as_posix())
         sweep_run.log_metrics(metrics)
         shown = [*dict.fromkeys(name.partition("/")[0] for name in files), *(f"{name}.html" for name in tables)]
-        sweep_run.describe(with_links(note, [sweep_run.link(name) for name in shown]))
+        side_by_side = sweep_run.comparison(compared)
+        links = [*map(sweep_run.link, shown), *([side_by_side] if side_by_side else [])]
+        sweep_run.describe(with_links(note, links))
         sweep_run.finish("FINISHED")
 
     def close(self) -> None:

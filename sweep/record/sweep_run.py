@@ -12,10 +12,11 @@ until the same command takes it over.
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 PLAN = "plan.json"
+MOST_COMPARED = 80
+"""Runs that a link of a note names: each takes 40 of its 8000 characters."""
 
 
 class SweepRun:
@@ -108,6 +111,19 @@ class SweepRun:
     def link(self, name: str) -> str:
         """Markdown that leads to an artifact of the run, from within MLflow's UI."""
         return f"[{name}](#/experiments/{self._tracker.experiment_id}/runs/{self.run_id}/artifacts/{quote(name)}{TRAINING_SIDE})"
+
+    def comparison(self, artifact_keys: Sequence[str]) -> str | None:
+        """Markdown that leads to the children of these artifacts side by side: parallel coordinates, scatter, a column each.
+
+        None for fewer than two, and for so many that a note does not hold the address.
+        """
+        run_ids = self._children.run_ids(artifact_keys)
+        if not 2 <= len(run_ids) <= MOST_COMPARED:
+            return None
+        runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (run_ids, [self._tracker.experiment_id]))
+        # The UI takes the address apart by hand: `runs` must come first.
+        address = f"#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING_SIDE[1:]}"
+        return f"[all {len(run_ids)} pairs side by side]({address})"
 
     @property
     def page(self) -> str:

@@ -68,7 +68,7 @@ def test_drivers_in_a_race_end_with_one_child_a_key(tracker: Tracker, store: Sto
     def log_all(log: Children) -> None:
         for key in keys:
             barrier.wait(30)
-            log._finished = set()  # as if nothing had been seen yet
+            log._finished = {}  # as if nothing had been seen yet
             log.log(pair(key), parent.run_id, store)
 
     threads = [threading.Thread(target=log_all, args=(log,)) for log in logs]

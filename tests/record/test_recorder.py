@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pandas as pd
 import pytest
@@ -30,7 +33,9 @@ from sweep.record.tracker import Tracker, TrackingError
 from sweep.store.artifacts import Store, StoreError
 
 
-def finish(recorder: Recorder, directory: Path, note: str = "All pairs of two domains.\n\nThe best of all.") -> None:
+def finish(
+    recorder: Recorder, directory: Path, note: str = "All pairs of two domains.\n\nThe best of all.", compared: Sequence[str] = ()
+) -> None:
     """End a sweep with a report, a figure and a table."""
     (directory / "report.html").write_text("<h1>the report</h1>")
     (directory / "trade_off.png").write_bytes(b"png")
@@ -40,6 +45,7 @@ def finish(recorder: Recorder, directory: Path, note: str = "All pairs of two do
         tables={"cells": cells},
         metrics={"mean_correlation": 0.25, "mean_iou_at_10": float("nan")},
         note=note,
+        compared=compared,
     )
 
 
@@ -167,6 +173,33 @@ def test_the_end_logs_what_is_the_whole_sweeps(tracker: Tracker, start: Start, s
     page = Path(tracker.client.download_artifacts(sweep_run.run_id, "cells.html")).read_text()
     assert "scenes &lt;b&gt;" in page and "scenes <b>" not in page
     assert names(tracker) == ["cars alpha=0.5"]
+
+
+def test_the_note_leads_to_all_pairs_side_by_side_whichever_sweep_logged_them(
+    tracker: Tracker, start: Start, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, both, textures = published(store, Vector("cars"))[0], *published(store, Vector("scenes"), Vector("textures"))
+    with Recorder(start("another sweep"), store) as recorder:
+        recorder.on_finished(before)
+        finish(recorder, tmp_path, compared=[before.key])
+    (earlier,) = parents(tracker)
+    assert "side by side" not in earlier.data.tags["mlflow.note.content"]  # one is nothing to compare
+
+    def note_of(sweep_key: str) -> str:
+        with Recorder(start(sweep_key), store) as recorder:
+            for stage in (both, textures):
+                recorder.on_finished(stage)
+            finish(recorder, tmp_path, compared=[before.key, both.key])
+        (run,) = (run for run in parents(tracker) if run.data.tags["sweep_key"] == sweep_key)
+        return str(run.data.tags["mlflow.note.content"])
+
+    (address,) = re.findall(r"\[all 2 pairs side by side\]\(#/compare-runs\?(.*?)\)", note_of("this sweep"))
+    asked = parse_qs(address)
+    ids = {child.data.tags["artifact_key"]: child.info.run_id for child in children(tracker)}
+    assert json.loads(asked["runs"][0]) == [ids[before.key], ids[both.key]]
+    assert json.loads(asked["experiments"][0]) == [tracker.experiment_id]
+    monkeypatch.setattr("sweep.record.sweep_run.MOST_COMPARED", 1)
+    assert "side by side" not in note_of("a sweep of too many pairs")
 
 
 def test_a_recorded_sweep_is_left_as_it_is(tracker: Tracker, start: Start, store: Store, tmp_path: Path) -> None:
