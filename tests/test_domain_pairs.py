@@ -27,15 +27,23 @@ def of_domains(rng: np.random.Generator, sources: list[str], targets: list[str],
     return np.array([as_source[s] + as_target[t] for s, t in zip(sources, targets, strict=True)]) * weight + rng.normal(size=len(sources))
 
 
-def brute_force_p(x, y, sources, targets, relabellings) -> float:
+def r_within(x, y, groups) -> float:
+    """The partial correlation given the groups: of the residuals from a regression on one indicator a group."""
+    indicators = (np.asarray(groups)[:, None] == np.unique(groups)).astype(float)
+    residuals = [v - indicators @ np.linalg.lstsq(indicators, np.asarray(v), rcond=None)[0] for v in (x, y)]
+    return float(pearsonr(*residuals).statistic)
+
+
+def brute_force_p(x, y, sources, targets, relabellings, within_targets=False) -> float:
     """relabellings: dicts of names. A pair whose relabelled pair has no value is left out."""
+    groups = np.asarray(targets) if within_targets else np.zeros(len(targets))
     table = {pair: value for pair, value in zip(zip(sources, targets, strict=True), x, strict=True)}
-    observed = abs(pearsonr(x, y).statistic)
+    observed = abs(r_within(x, y, groups))
     num_as_far = 0
     for names in relabellings:
         moved = np.array([table.get((names[s], names[t]), math.nan) for s, t in zip(sources, targets, strict=True)])
         known = ~np.isnan(moved)
-        num_as_far += abs(pearsonr(moved[known], y[known]).statistic) >= observed - 1e-10
+        num_as_far += abs(r_within(moved[known], y[known], groups[known])) >= observed - 1e-10
     return num_as_far / len(relabellings)
 
 
@@ -52,6 +60,25 @@ def test_all_ordered_pairs_are_tested_by_all_relabellings_of_their_domains():
     assert found.p_value == brute_force_p(x, y, sources, targets, permuted(sorted(set(sources))))
     assert (found.num_permutations, found.is_exact, found.num_pairs) == (120, True, 20)
     assert found.r == pearson(x, y).r
+
+
+def test_within_targets_the_level_of_a_target_does_not_count():
+    sources, targets = all_pairs(5)
+    rng = np.random.default_rng(0)
+    x = of_domains(rng, sources, targets)
+    level = dict(zip(sorted(set(targets)), rng.normal(scale=100.0, size=5), strict=True))
+    y = x + np.array([level[t] for t in targets])
+    assert abs(domain_permutation_test(x, y, sources, targets).r) < 0.5
+    found = domain_permutation_test(x, y, sources, targets, within_targets=True)
+    assert found.r == pytest.approx(1.0) and found.p_value == 1 / 120
+    y = y + of_domains(rng, sources, targets)
+    found = domain_permutation_test(x, y, sources, targets, within_targets=True)
+    assert found.r == pytest.approx(r_within(x, y, targets))
+    assert found.p_value == brute_force_p(x, y, sources, targets, permuted(sorted(set(sources))), within_targets=True)
+    interval = domain_correlation_interval(x, y, sources, targets, within_targets=True)
+    assert interval.estimate == found.r and interval.low < found.r < interval.high
+    raised = domain_correlation_interval(x, y + np.array([10 * level[t] for t in targets]), sources, targets, within_targets=True)
+    assert (raised.low, raised.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
 def test_sources_and_targets_that_differ_are_relabelled_on_their_own():

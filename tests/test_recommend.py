@@ -118,6 +118,10 @@ def test_the_relation_is_that_of_the_sweeps_chosen_points(store, base):
     merged = chosen.merge(result.similarities, on=["source_domain", "target_domain", "alpha"])
     expected = np.corrcoef(merged["similarity_prediction_only"], merged["correlation"])[0, 1]
     assert relation.r.estimate == pytest.approx(expected)
+    less_mean = merged[["correlation", "similarity_prediction_only"]] - merged.groupby("target_domain")[
+        ["correlation", "similarity_prediction_only"]
+    ].transform("mean")
+    assert relation.r_within.estimate == pytest.approx(np.corrcoef(less_mean.to_numpy().T)[0, 1])
     slope, intercept = np.polyfit(merged["similarity_prediction_only"], merged["correlation"], 1)
     assert relation.expected(0.3) == pytest.approx(0.3 * slope + intercept)
 
@@ -126,7 +130,8 @@ def test_a_relation_whose_interval_holds_zero_is_no_relation():
     from core.statistics import Interval, Line
 
     def relation(low: float, high: float) -> Relation:
-        return Relation("correlation", "0", Line(1.0, 0.0), Interval(0.5, low, high, 8, 0.95), 0.1, 0.1, 56)
+        among, within = Interval(0.5, -0.9, 0.9, 8, 0.95), Interval(0.5, low, high, 8, 0.95)
+        return Relation("correlation", "0", Line(1.0, 0.0), among, 0.1, within, 0.1, 0.1, 56)
 
     assert relation(0.1, 0.8).is_told_from_none and relation(-0.8, -0.1).is_told_from_none
     assert not relation(-0.1, 0.8).is_told_from_none and not relation(float("nan"), float("nan")).is_told_from_none

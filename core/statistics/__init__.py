@@ -6,7 +6,7 @@
 from core.statistics.comparison import PairedTest, not_worse_than_best, paired_test
 from core.statistics.correlation import Correlation, Line, correlation_interval, least_squares_line, pearson
 from core.statistics.crossing import crossing, crossing_interval
-from core.statistics.domain_pairs import PermutationTest, domain_correlation_interval, domain_permutation_test
+from core.statistics.domain_pairs import PermutationTest, centred, domain_correlation_interval, domain_permutation_test
 from core.statistics.intervals import Interval, Mean, bootstrap_interval, mean_interval
 from core.statistics.proportions import kept_accuracy, paired_proportion_bound
 
@@ -18,6 +18,7 @@ __all__ = [
     "PairedTest",
     "PermutationTest",
     "bootstrap_interval",
+    "centred",
     "correlation_interval",
     "crossing",
     "crossing_interval",

@@ -4,6 +4,9 @@ What is independent are the domains. So the test permutes domains, not pairs, an
 domain that is a source only changes places with sources only, one that is a target only with such targets, one that is both with those
 that are both. For all ordered pairs of D domains that is one permutation of D labels for sources and targets alike; for sources that
 are no targets, two independent permutations.
+
+Within targets: r of x and y less their means over the pairs of each target. A score's level differs between targets more than between the
+sources of one; whoever asks which source serves a target asks for this r.
 """
 
 import itertools
@@ -16,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from core.statistics.correlation import pearson
 from core.statistics.intervals import Interval
-from core.statistics.points import Vector, known_in_both
+from core.statistics.points import SMALLEST_RELATIVE_SPREAD, Vector, known_in_both
 
 MOST_EXACT_PERMUTATIONS = 50_000
 """So many are gone through one by one: all 40 320 of eight domains."""
@@ -45,17 +48,19 @@ def domain_permutation_test(
     sources: Sequence[str],
     targets: Sequence[str],
     *,
+    within_targets: bool = False,
     num_permutations: int = 9999,
     seed: int = 0,
 ) -> PermutationTest:
     """Whether x and y are correlated over pairs of domains: the quadratic assignment test of Mantel (1967) and Hubert and Schultz (1976).
 
     x, y: [n], a value a pair; sources, targets: [n], the pair's domains, each pair once. A pair with NaN in either is left out, and under
-    a relabelling also the pairs that it falls on. Exact up to MOST_EXACT_PERMUTATIONS relabellings, beyond by num_permutations random
-    ones and the identity. Where `pearson` has no r, r and p are NaN.
+    a relabelling also the pairs that it falls on. within_targets: of r within targets. Exact up to MOST_EXACT_PERMUTATIONS relabellings,
+    beyond by num_permutations random ones and the identity. Where `pearson` has no r, r and p are NaN.
     """
     pairs = _DomainPairs.of(x, y, sources, targets)
-    observed = pearson(pairs.x, pairs.y).r
+    groups = pairs.target if within_targets else None
+    observed = pearson(centred(pairs.x, groups), centred(pairs.y, groups)).r
     num_relabellings = math.prod(math.factorial(len(role)) for role in pairs.roles)
     is_exact = num_relabellings <= MOST_EXACT_PERMUTATIONS
     num_gone_through = num_relabellings if is_exact else num_permutations + 1
@@ -68,7 +73,7 @@ def domain_permutation_test(
     for some in _chunks(labels, len(pairs.x)):
         relabelled = table[some[:, pairs.source], some[:, pairs.target]]
         is_known = ~np.isnan(relabelled)
-        r = _weighted_pearson(np.where(is_known, relabelled, 0.0), pairs.y, is_known.astype(np.float64))
+        r = _weighted_pearson(np.where(is_known, relabelled, 0.0), pairs.y, is_known.astype(np.float64), groups)
         num_as_far += int((np.abs(r) >= abs(observed) - ROUNDING).sum())
     return PermutationTest(observed, num_as_far / num_gone_through, len(pairs.x), num_gone_through, is_exact)
 
@@ -79,6 +84,7 @@ def domain_correlation_interval(
     sources: Sequence[str],
     targets: Sequence[str],
     *,
+    within_targets: bool = False,
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
@@ -91,12 +97,13 @@ def domain_correlation_interval(
     in 59 to 91 %. Where `pearson` has no r, all is NaN.
     """
     pairs = _DomainPairs.of(x, y, sources, targets)
-    observed = pearson(pairs.x, pairs.y).r
+    groups = pairs.target if within_targets else None
+    observed = pearson(centred(pairs.x, groups), centred(pairs.y, groups)).r
     if math.isnan(observed):
         return Interval(math.nan, math.nan, math.nan, pairs.num_domains, confidence)
     counts = pairs.drawn_domains(num_resamples, np.random.default_rng(seed))
     found = [
-        _weighted_pearson(pairs.x, pairs.y, (some[:, pairs.source] * some[:, pairs.target]).astype(np.float64))
+        _weighted_pearson(pairs.x, pairs.y, (some[:, pairs.source] * some[:, pairs.target]).astype(np.float64), groups)
         for some in _chunks(counts, len(pairs.x))
     ]
     low, high = np.nanquantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -148,17 +155,30 @@ class _DomainPairs:
         return counts
 
 
+def centred(values: Vector, groups: Sequence[str] | NDArray[np.intp] | None) -> Vector:
+    """[n] less the mean of each value's group, [n]; without groups as they are."""
+    if groups is None:
+        return values
+    _, group = np.unique(groups, return_inverse=True)
+    return values - (np.bincount(group, values) / np.bincount(group))[group]
+
+
 def _chunks(rows: NDArray[np.intp], num_pairs: int) -> Iterator[NDArray[np.intp]]:
     size = max(1, VALUES_AT_ONCE // num_pairs)
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _weighted_pearson(x: Vector, y: Vector, weights: Vector) -> Vector:
-    """r of each row of weights [B, n]; x: [n] or [B, n], y: [n]. NaN with fewer than three points, or where one does not vary."""
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
-    x_centred = x - (weights * x).sum(axis=1, keepdims=True) / total
-    y_centred = y - (weights * y).sum(axis=1, keepdims=True) / total
+def _weighted_pearson(x: Vector, y: Vector, weights: Vector, groups: NDArray[np.intp] | None = None) -> Vector:
+    """r of each row of weights [B, n], within groups [n] where there are some; x: [n] or [B, n], y: [n].
+
+    NaN with fewer than three points, or where one does not vary.
+    """
+    members = np.ones((weights.shape[1], 1)) if groups is None else (groups[:, None] == np.unique(groups)).astype(np.float64)
+    total = np.maximum(weights @ members, 1.0)
+    x_centred = x - (weights * x) @ members / total @ members.T
+    y_centred = y - (weights * y) @ members / total @ members.T
     power = (weights * x_centred**2).sum(axis=1) * (weights * y_centred**2).sum(axis=1)
-    is_defined = ((weights > 0).sum(axis=1) >= 3) & (power > 0)
+    least = SMALLEST_RELATIVE_SPREAD**4 * (weights * x**2).sum(axis=1) * (weights * y**2).sum(axis=1)
+    is_defined = ((weights > 0).sum(axis=1) >= 3) & (power > least)
     products = (weights * x_centred * y_centred).sum(axis=1)
     return np.divide(products, np.sqrt(power), out=np.full(len(weights), np.nan), where=is_defined)

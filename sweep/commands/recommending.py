@@ -134,6 +134,7 @@ class Recommendation:
         relation = self.relation and {
             "score": self.relation.score, "sweep": self.relation.sweep, "r": self.relation.r.estimate, "low": self.relation.r.low,
             "high": self.relation.r.high, "p_value": self.relation.p_value, "num_pairs": self.relation.num_pairs,
+            "r_within_targets": self.relation.r_within.estimate, "p_within_targets": self.relation.p_within,
         }  # fmt: skip
         rows = [
             {
@@ -278,9 +279,17 @@ def _told(relation: Relation | None, title: str) -> list[str]:
     doubt = "" if relation.is_told_from_none else ": not told from no relation, take the order as a hint"
     return [
         f"Similarity and {title} over {relation.num_pairs} pairs of the sweep {relation.sweep[:12]}: r = {r.estimate:.2f} "
-        f"({r.confidence:.0%} interval {r.low:.2f} to {r.high:.2f}, domains drawn anew; p = {relation.p_value:.3f}){doubt}.",
+        f"({r.confidence:.0%} interval {r.low:.2f} to {r.high:.2f}, domains drawn anew; p = {relation.p_value:.3f}).",
+        f"Between the sources of one target, which is what the order goes by: {_within(relation)}{doubt}.",
         f"Pairs lie {relation.spread:.2f} about the line (standard deviation). The paper: r = {PAPER_R} with the normalised E-RMSE, weak.",
     ]
+
+
+def _within(relation: Relation) -> str:
+    r = relation.r_within
+    if math.isnan(r.estimate):
+        return "no target has sources enough to say"
+    return f"r = {r.estimate:.2f} (interval {r.low:.2f} to {r.high:.2f}; p = {relation.p_within:.3f})"
 
 
 def _tried(r: Ranked) -> str:

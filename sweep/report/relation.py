@@ -19,7 +19,8 @@ PAPER_R = -0.36
 class Relation:
     """A score of transferred models over the similarity of source's and target's prediction-only vectors, of a sweep's chosen points.
 
-    r: Pearson's with an interval over domains; p_value: by permutation of domains. spread: standard deviation of pairs about the line.
+    r: Pearson's with an interval over domains; p_value: by permutation of domains. r_within, p_within: the same within targets, which is
+    what counts where sources are ranked for one. spread: standard deviation of pairs about the line.
     """
 
     score: str
@@ -27,13 +28,16 @@ class Relation:
     line: Line
     r: Interval
     p_value: float
+    r_within: Interval
+    p_within: float
     spread: float
     num_pairs: int
 
     @property
     def is_told_from_none(self) -> bool:
-        """Whether the interval of r leaves 0 out."""
-        return not self.r.low <= 0.0 <= self.r.high and not math.isnan(self.r.low)
+        """Whether the interval of r within targets leaves 0 out; of r where no target has several sources."""
+        r = self.r if math.isnan(self.r_within.estimate) else self.r_within
+        return not r.low <= 0.0 <= r.high and not math.isnan(r.low)
 
     def expected(self, similarity: float) -> float:
         """The score of the line; NaN where there is none."""
@@ -49,13 +53,15 @@ def similarity_relation(result: SweepResult, score: str) -> Relation:
     line = least_squares_line(x, y)
     residuals = y - (line.slope * x + line.intercept)
     spread = float(np.sqrt((residuals**2).sum() / (len(x) - 2))) if len(x) > 2 else math.nan
-    test = domain_permutation_test(x, y, sources, targets) if len(x) else None
+    test, within = (domain_permutation_test(x, y, sources, targets, within_targets=w) if len(x) else None for w in (False, True))
     return Relation(
         score,
         result.sweep_key,
         line,
         domain_correlation_interval(x, y, sources, targets),
         math.nan if test is None else test.p_value,
+        domain_correlation_interval(x, y, sources, targets, within_targets=True),
+        math.nan if within is None else within.p_value,
         spread,
         len(pairs),
     )

@@ -41,7 +41,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 7
+    version = 8
 
     command: str
     config: SweepConfig

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.statistics import Interval, domain_correlation_interval, domain_permutation_test, least_squares_line
+from core.statistics import Interval, centred, domain_correlation_interval, domain_permutation_test, least_squares_line
 from sweep.report.figures.style import DOTS_PER_INCH, Caption
 from sweep.report.result import SweepResult
 from sweep.report.tables import PAIR_TITLES, chosen_pairs
@@ -14,34 +14,45 @@ CAPTION = Caption(
     "Similarity of task vectors and success of the transfer",
     "Each point is a pair; the similarities are taken at the pair's chosen alpha. The line is the least-squares fit, "
     "the box gives Pearson's r with its 95 % interval (domains drawn anew) and its p-value (domains permuted: pairs that share a "
-    "domain are not independent). In (b) both orders of two domains are points, and coincide where their alphas do.",
+    "domain are not independent). In (b) both orders of two domains are points, and coincide where their alphas do. Below the "
+    "paper's panels, the same within targets: every value less its mean over the pairs of the target, since errors differ more between "
+    "targets than between the sources of one. (d) is (a), (f) is (c), and (e) has the maps' correlation, which no scale can change.",
     "Figure 3; r = 0.90 in (b) and r = -0.36 in (c), each with p < 0.01.",
+)
+_EXPLAINABILITY, _PREDICTION, _ERROR = "similarity_explainability", "similarity_prediction_only", "normalized_e_rmse"
+_PANELS = (
+    ("(a)", _EXPLAINABILITY, _ERROR, False),
+    ("(b)", _EXPLAINABILITY, _PREDICTION, False),
+    ("(c)", _PREDICTION, _ERROR, False),
+    ("(d)", _EXPLAINABILITY, _ERROR, True),
+    ("(e)", _PREDICTION, "correlation", True),
+    ("(f)", _PREDICTION, _ERROR, True),
 )
 
 
 def similarity_correlations(result: SweepResult) -> Figure:
-    """Three panels, each with its least-squares line, r and p."""
-    figure = Figure(dpi=DOTS_PER_INCH, figsize=(11.5, 3.7), layout="constrained")
+    """Six panels, each with its least-squares line, r and p: the paper's three, and below them within targets."""
+    figure = Figure(dpi=DOTS_PER_INCH, figsize=(11.5, 7.2), layout="constrained")
     pairs = chosen_pairs(result)
-    panels = (
-        ("(a)", "similarity_explainability", "normalized_e_rmse"),
-        ("(b)", "similarity_explainability", "similarity_prediction_only"),
-        ("(c)", "similarity_prediction_only", "normalized_e_rmse"),
-    )
-    for axes, (letter, x, y) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.scatter(pairs[x], pairs[y], s=20, color="#2b6cb0", alpha=0.75, linewidths=0, zorder=2, gid="pairs")
-        between = pairs[x], pairs[y], list(pairs["source_domain"]), list(pairs["target_domain"])
-        fit, interval = domain_permutation_test(*between), domain_correlation_interval(*between)
-        line = least_squares_line(pairs[x], pairs[y])
+    for axes, (letter, x, y, is_within) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        known = pairs[pairs[x].notna() & pairs[y].notna()]
+        sources, targets = list(known["source_domain"]), list(known["target_domain"])
+        between = known[x], known[y], sources, targets
+        fit = domain_permutation_test(*between, within_targets=is_within)
+        interval = domain_correlation_interval(*between, within_targets=is_within)
+        shown_x, shown_y = (centred(known[c].to_numpy(), targets if is_within else None) for c in (x, y))
+        axes.scatter(shown_x, shown_y, s=20, color="#2b6cb0", alpha=0.75, linewidths=0, zorder=2, gid="pairs")
+        line = least_squares_line(shown_x, shown_y)
         if math.isfinite(line.slope):
-            ends = np.array([pairs[x].min(), pairs[x].max()])
+            ends = np.array([shown_x.min(), shown_x.max()])
             axes.plot(ends, line.slope * ends + line.intercept, color="#6b46c1", linewidth=1.6, zorder=3)
         box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#999999", "alpha": 0.9}
-        axes.set_title(f"{letter} n = {fit.num_pairs}")
+        axes.set_title(f"{letter} {'within targets, ' if is_within else ''}n = {fit.num_pairs}")
         text = correlation_text(fit.r, fit.p_value, interval)
         axes.text(0.97, 0.96, text, transform=axes.transAxes, ha="right", va="top", bbox=box)
-        axes.set_xlabel(PAIR_TITLES[x])
-        axes.set_ylabel(PAIR_TITLES[y])
+        relative = "\nless its mean over the target's pairs" if is_within else ""
+        axes.set_xlabel(PAIR_TITLES[x] + relative)
+        axes.set_ylabel(PAIR_TITLES[y] + relative)
         axes.margins(y=0.16)
     return figure
 
