@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,12 @@ def result() -> SweepResult:
 @pytest.fixture(scope="module")
 def page(result) -> _Page:
     return _Page(_html(result))
+
+
+@pytest.fixture(scope="module")
+def written(result, tmp_path_factory) -> Path:
+    """The report as a file, its figures beside it."""
+    return write_report(result, tmp_path_factory.mktemp("report"))
 
 
 def test_all_pairs_table_shows_every_chosen_test_row(result, page):
@@ -172,15 +179,14 @@ def test_a_name_cannot_command_the_terminal():
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_page_needs_nothing_but_itself(result, tmp_path):
-    path = write_report(result, tmp_path)
-    text = path.read_text(encoding="utf-8")
+def test_the_page_needs_nothing_but_itself(result, written):
+    text = written.read_text(encoding="utf-8")
     page = _Page(text)
     assert page.addresses and all(address.startswith(("#", "data:")) for address in page.addresses)
     assert not re.search(r"https?://|url\(|@import", text)
     anchors = set(re.findall(r'id="([^"]+)"', text))
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= anchors
-    names = {file.stem for file in (tmp_path / "figures").iterdir()}
+    names = {file.stem for file in (written.parent / "figures").iterdir()}
     assert names == {
         "trade_off", "similarity_correlations", "coefficient_curves", "examples_1", "matrix_normalized_e_rmse",
         "matrix_normalized_accuracy", "matrix_iou_at_10", "matrix_correlation", "matrix_similarity_prediction_only",
@@ -189,11 +195,10 @@ def test_the_page_needs_nothing_but_itself(result, tmp_path):
     assert text.count("data:image/png;base64,") == len(names) + len(result.examples)
 
 
-def test_the_same_result_gives_the_same_page(result, tmp_path):
-    first = write_report(result, tmp_path / "a").read_bytes()
+def test_the_same_result_gives_the_same_page(result, written, tmp_path):
     result.to_directory(tmp_path / "result")
     again = write_report(SweepResult.from_directory(tmp_path / "result"), tmp_path / "b").read_bytes()
-    assert first == again
+    assert written.read_bytes() == again
 
 
 def test_terminal_summary_lists_the_best_pairs_and_every_reference(result):

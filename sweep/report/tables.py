@@ -235,17 +235,14 @@ def coefficient_curves(result: SweepResult, score: str, alpha: float | None = No
     lambdas = np.unique(cells["lambda2"].round(9))
     if len(lambdas) > 40:  # a sampler that draws freely gives every pair its own points: a grid of them is noise
         lambdas = np.linspace(lambdas[0], lambdas[-1], 25)
+    keys = [*PAIR_COLUMNS, "alpha", "lambda1", "lambda2"]
+    means = cells.assign(**cells[["alpha", "lambda1", "lambda2"]].round(9)).groupby(keys)[score].mean()
+    points = {key: of_pair.droplevel(keys[:-1]) for key, of_pair in means.groupby(level=keys[:-1])}
     curves: dict[str, list[np.ndarray]] = {domain: [] for domain in result.targets}
     for pair in chosen_pairs(result).itertuples():
-        of_pair = cells[
-            (cells["source_domain"] == pair.source_domain)
-            & (cells["target_domain"] == pair.target_domain)
-            & np.isclose(cells["alpha"], pair.alpha if alpha is None else alpha)
-            & np.isclose(cells["lambda1"], pair.lambda1)
-        ]
-        points = of_pair.groupby(of_pair["lambda2"].round(9))[score].mean()
-        if len(points):
-            curve = np.interp(lambdas, points.index, points.to_numpy(), left=math.nan, right=math.nan)
+        key = (pair.source_domain, pair.target_domain, round(pair.alpha if alpha is None else alpha, 9), round(pair.lambda1, 9))
+        if key in points:
+            curve = np.interp(lambdas, points[key].index, points[key].to_numpy(), left=math.nan, right=math.nan)
             curves[pair.target_domain].append(curve)
     columns = {domain: _mean_where_half_known(found, len(lambdas)) for domain, found in curves.items()}
     return pd.DataFrame(columns, index=pd.Index(lambdas, name="lambda2"))
