@@ -43,8 +43,9 @@ first steps:
   python -m sweep.run universal                      one explainability vector from a diverse source, for every target
   python -m sweep.run all_pairs --domains A B        your own image sets (a directory per class, or Parquet); add --dry-run to check them
   python -m sweep.run label --data A --model miniature --out labels/     Shapley labels of one data set
-  python -m sweep.run transfer --help                make your own fine-tuned checkpoint explain itself; then `explain` and `export` it
-  python -m sweep.run status                         from another terminal: what runs, what is done and what is left
+  python -m sweep.run transfer --help                make your own fine-tuned checkpoint explain itself; `recommend` says with which vector
+  python -m sweep.run explain --help                 see what it sees in pictures; `export` and `publish` give it to others
+  python -m sweep.run status                         from another terminal: what runs, what is left; `why KEY` where a number came from
   mlflow ui                                          review what a sweep recorded
   python -m sweep.run COMMAND --help                 every option of a command
 """

@@ -46,7 +46,8 @@ def test_files_hold_what_the_model_says_and_damage_is_skipped_by_name(directory,
     (pictures / "notes.txt").write_text("no picture")
     assert explain(directory, pictures, tmp_path / "out", "--batch-size", "4") == 0
     shown = capsys.readouterr().out
-    assert "skipped bomb.png: its header announces too many pixels" in shown and "skipped cut.png: it cannot be decoded" in shown
+    assert "skipped bomb.png: its header announces too many pixels, scale it down" in shown
+    assert "skipped cut.png: it cannot be decoded" in shown
     assert "9 pictures explained; 2 could not be read" in shown
     found = lines(tmp_path / "out")
     own = sweep.load(directory).explain(sorted(pictures.rglob("[0-9]*.png")))
@@ -76,6 +77,15 @@ def test_kernel_shap_beside_it_is_the_label_engines_on_the_same_model(base, dire
     shown = capsys.readouterr().out
     told = r"Kernel SHAP \(256 evaluations, 3 pictures.*own maps +[\d.]+ ms.*Kernel SHAP +[\d.]+ ms.*\d+ times as long"
     assert re.search(told, shown, re.DOTALL)
+    compared = [json.loads(line) for line in (tmp_path / "out" / "kernel_shap.jsonl").read_text().splitlines()]
+    own = lines(tmp_path / "out")
+    for line, beside in zip(own, compared, strict=True):
+        assert (beside["picture"], beside["explained_class"], beside["budget"]) == (line["picture"], line["explained_class"], 256)
+        assert np.shape(beside["attributions"]) == np.shape(beside["standard_error"]) == (7, 7)
+    told_correlation = float(re.search(r"correlation (-?[\d.]+)", shown)[1])
+    maps = [np.reshape([line["attributions"] for line in some], (3, 49)) for some in (own, compared)]
+    assert told_correlation == pytest.approx(correlation(*maps), abs=0.006)
+    assert Image.open(tmp_path / "out" / "contact_sheet.png").width > 3 * 3 * 160  # three pictures, three panels each
     model = sweep.load(directory)
     pixels = signs.pixels[:2]
     class_ids = model.maps(pixels).class_ids[:, 0]

@@ -238,7 +238,7 @@ def test_the_card_tells_what_made_the_model(base, tmp_path):
     for library in ("hf", "timm"):
         assert export(tmp_path / "model", library, tmp_path / library) == 0
         card = (tmp_path / library / "README.md").read_text()
-        assert card.startswith('---\nlicense: "mit"\nbase_model: "miniature"\nlibrary_name: ') and "\n---\n# " in card
+        assert card.startswith('---\nlicense: "mit"\nlibrary_name: ') and "\n---\n# " in card
         assert card.rstrip().endswith(told.rstrip())
         assert (tmp_path / library / "provenance.json").read_text() == (tmp_path / "model" / "provenance.json").read_text()
 

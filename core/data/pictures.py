@@ -47,7 +47,7 @@ def decode_picture(data: bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
     except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise PictureError(f"its header announces too many pixels: {error}") from error
+        raise PictureError(f"its header announces too many pixels, scale it down: {error}") from error
     except Exception as error:
         # Pillow's readers meet damaged files with whatever their parsing runs into: OSError, SyntaxError, ValueError,
         # struct.error, zlib.error, IndexError, EOFError ...

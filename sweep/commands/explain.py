@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,12 @@ v(all) - v(empty)).
   python -m sweep.run explain --model explaining/ --image photos/ --class "stop sign" --out stop_signs/
       of every picture: what speaks for a stop sign
   python -m sweep.run explain --model explaining/ --image photos/ --compare kernel_shap
-      the same maps by 512 evaluations a picture: how long they take, and how far both agree
+      the same maps by 512 evaluations a picture: beside the model's own on the sheet, as numbers in kernel_shap.jsonl, how long they
+      take, and how far both agree
 """
 LINES = "explanations.jsonl"
 SHEET = "contact_sheet.png"
+COMPARED_LINES = "kernel_shap.jsonl"
 _ON_SHEET = 24
 _ON_TERMINAL = 20
 _COMPARED = 16
@@ -109,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     (out / SHEET).write_bytes(contact_sheet(results.entries, _NOTE))
     print(summary(results.rows, results.number, len(results.skipped)))
     if options.compare:
-        print(_compared(model, results, options.budget, options.batch_size))
+        print(f"\n{_compared(model, results, options.budget, options.batch_size, out)}")
     print(f"\nMaps: {out / 'overlays'}   one sheet: {out / SHEET}   numbers: {out / LINES}")
 
 
@@ -152,7 +154,7 @@ def _keep(
         cells = f"{shown_name(name, 32):<32} {shown_name(model.class_names[predicted], 24):<24} {probabilities[predicted]:>6.3f}"
         results.rows.append(f"{cells}  {place:<16} {attributions.sum():>15.3f}")
     if len(results.entries) < _ON_SHEET:
-        results.entries.append(Entry(name, title, shown, drawn))
+        results.entries.append(Entry(name, title, shown, (drawn,)))
     if len(results.compared) < _COMPARED:
         results.compared.append((pixels, explained))
     results.number += 1
@@ -169,10 +171,27 @@ def _keep(
     }
 
 
-def _compared(model: ExplainingModel, results: _Results, budget: int, batch_size: int) -> str:
+def _compared(model: ExplainingModel, results: _Results, budget: int, batch_size: int, out: Path) -> Comparison:
+    """Explain the first pictures by Kernel SHAP too, and write its maps beside the model's own."""
     pixels = torch.from_numpy(np.stack([some for some, _ in results.compared]))
     try:
-        found: Comparison = compare(model, pixels, np.array([own for _, own in results.compared]), budget, batch_size)
+        found = compare(model, pixels, np.array([own for _, own in results.compared]), budget, batch_size)
     except ValueError as error:
         raise ConfigError(f"--budget {budget}: {error}") from error
-    return f"\n{found}"
+    entries = [
+        replace(entry, coloured=(*entry.coloured, coloured(entry.pixels, attributions)))
+        for entry, attributions in zip(results.entries, found.attributions, strict=False)
+    ]
+    beside = f"{_NOTE}; left to right: what the model saw, its own map, Kernel SHAP of {budget} evaluations"
+    (out / SHEET).write_bytes(contact_sheet([*entries, *results.entries[len(entries) :]], beside))
+    with open(out / COMPARED_LINES, "w", encoding="utf-8") as lines:
+        for n, (_, class_id) in enumerate(results.compared):
+            line = {
+                "picture": results.entries[n].name,
+                "explained_class": model.class_names[class_id],
+                "budget": budget,
+                "attributions": np.round(found.attributions[n].astype(np.float64), 6).tolist(),
+                "standard_error": np.round(found.standard_error[n].astype(np.float64), 6).tolist(),
+            }
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from sweep.explain.model import ExplainingModel
 TOP = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Of N pictures, decoded and resized before. own_s, kernel_shap_s: seconds a picture.
 
-    correlation and iou_at_10: means over pictures; relative_error: Kernel SHAP's own, from its standard errors.
+    correlation and iou_at_10: means over pictures; relative_error: Kernel SHAP's own, from its standard errors. attributions,
+    standard_error: Kernel SHAP's, [N, g, g].
     """
 
     num_pictures: int
@@ -32,6 +33,8 @@ class Comparison:
     iou_at_10: float
     chance_iou_at_10: float
     relative_error: float
+    attributions: NDArray[np.float32] = field(repr=False)
+    standard_error: NDArray[np.float32] = field(repr=False)
 
     @property
     def ratio(self) -> float:
@@ -75,4 +78,6 @@ def compare(model: ExplainingModel, pixels: Tensor, class_ids: NDArray[np.int64]
         iou_at(top, maps, labels.attributions),
         chance_iou_at(top, num_patches),
         float(np.sqrt(np.square(labels.standard_error).sum() / max(np.square(labels.attributions).sum(), 1e-12))),
+        labels.attributions.reshape(-1, *model.grid),
+        labels.standard_error.reshape(-1, *model.grid),
     )

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from core.model_directory import LoadedModel
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""Of the Hub: OWNER/NAME. The base in this package, or a directory, is none, and the Hub would look for it."""
 _MOST_CLASSES = 50
 """Class names that the card lists; all of them are in the model's own files."""
 _MADE = {"base", "checkpoint", "vector", "merge", "choice", "attribution_head", "validation", "calibration", "versions"}
