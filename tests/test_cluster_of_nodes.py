@@ -23,9 +23,9 @@ from patience import PATIENCE_S
 from sweep.store.artifacts import Store
 
 SWEEP = [
-    *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--num-steps", "60", "--alphas", "0.5"),
-    *("--validation-share", "0.1"),
-    *("--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8", "--budget", "128", "--test-budget", "256"),
+    *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--num-steps", "40", "--alphas", "0.5"),
+    *("--targets", "street_digits", "--validation-share", "0.1"),
+    *("--max-train-pictures", "60", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "104", "--test-budget", "104"),
     *("--precision", "float32", "--search", "grid", "--lambdas", "0,0.8"),
 ]
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
@@ -135,7 +135,7 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = PATIENC
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.3)
+        time.sleep(1.0)  # each look is a request to a server in this process
 
 
 def test_a_store_that_the_nodes_do_not_see_is_refused(cluster):
@@ -156,7 +156,7 @@ def test_a_sweep_ends_on_a_head_without_cpus_though_a_node_is_lost(cluster, buck
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert "clean_digits -> street_digits" in output and "Report:" in output
-    assert len(store.keys("finetune")) == 4 and len(store.keys("pair")) == 2 and len(store.keys("result")) == 1
+    assert len(store.keys("finetune")) == 4 and len(store.keys("pair")) == 1 and len(store.keys("result")) == 1
     # The driver needed neither pictures nor weights: only what it writes down came to the head.
     copied = {path.name for path in (cluster.directory / "head" / "cache").rglob("*") if path.is_file()}
     assert "report.html" in copied and not copied & {"pixels.npy", "visual.safetensors"}

@@ -247,6 +247,15 @@ def test_help_says_what_to_type_first(capsys):
         assert command.__name__.rpartition(".")[2] in text
 
 
+def test_who_brings_pictures_is_told_what_the_toy_base_is_worth_on_them(domains, monkeypatch, tmp_path, capsys):
+    no_engines(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    own = ["all_pairs", "--domains", *map(str, domains), "--dry-run"]
+    for arguments, is_told in ((own, True), ([*own, "--base", "ViT-S-32-alt:random"], False), (["all_pairs", *THREE, "--dry-run"], False)):
+        assert command_line.main(arguments) == 0
+        assert ("the base `miniature` has seen drawings only" in capsys.readouterr().out) == is_told
+
+
 def test_what_help_says_to_type_is_accepted(domains, monkeypatch, tmp_path):
     """Each line of the first steps, with the directories of this test for A and B: parsed, and found fit by a dry run."""
     no_engines(monkeypatch)
