@@ -84,20 +84,27 @@ def test_seeds_are_taken_together_with_their_interval():
     assert "from others: better than the mean map on" in seeds_summary(table, 8)
 
 
-def test_seeds_tell_the_other_targets_point_below_the_chosen_one():
+def test_seeds_tell_the_other_targets_point_below_the_chosen_one_and_every_objectives_regret():
     result = synthetic_result(sources=["others"], command="universal")
     chosen = chosen_pairs(result)
     columns = list(OBJECTIVE_COLUMNS)
     halved = chosen.assign(objective="other_targets", needs_labels=False, correlation=chosen["correlation"] / 2)[columns]
-    table = over_seeds([replace(result, objectives=halved), replace(result, objectives=halved)])
+    best = chosen.assign(objective="oracle_correlation", needs_labels=True)[columns]
+    both = replace(result, objectives=pd.concat([halved, best], ignore_index=True))
+    table = over_seeds([both, both])
     of_objective = table[(table["model"] == "other_targets") & (table["measure"] == "correlation")]
     assert of_objective["value"].tolist() == pytest.approx([chosen["correlation"].mean() / 2] * 2)
     lines = seeds_summary(table, 8).splitlines()
-    (at,) = [n for n, line in enumerate(lines) if line.startswith("from others    ")]
+    at = next(n for n, line in enumerate(lines) if line.startswith("from others    "))
     assert lines[at + 1].startswith("  other targets' lambda2")
     bar = reference_scores(result).query("reference == 'mean_map'").set_index("domain")["correlation"]
     above = int((halved["correlation"] > halved["target_domain"].map(bar)).sum())
     assert f"from others at other targets' lambda2: better than the mean map's correlation on {above}, {above} of 8 targets" in lines
+    regret = chosen["correlation"].mean() / 2
+    (told,) = [line for line in lines if line.startswith("from others") and "other_targets" in line]
+    assert told.endswith(f"{regret:.3f} (0.000)") and f" {chosen['correlation'].mean() / 2:.3f} (0.000) " in told
+    (told,) = [line for line in lines if "oracle_correlation" in line]
+    assert told.endswith(" 0.000 (0.000)") and max(map(len, lines)) <= 100
 
 
 def test_report_shows_the_table_with_the_papers_numbers_beside(result):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -10,12 +10,13 @@ from core.metrics import SCORES
 from core.statistics.intervals import mean_interval
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
-from sweep.report.tables import BEATEN, beats, chosen_pairs, headline, is_better
+from sweep.report.tables import BEATEN, beats, chosen_pairs, headline, is_better, objective_table
 from sweep.report.text import ascii_text, number
 
 SEED_COLUMNS = ("source_domain", "model", "measure", "seed", "value")
 """model: `transferred`, at the chosen points; an objective, at what it would have chosen; or a reference. measure: a score, its mean over
-the targets; or `beats: NAME`, the number of targets on which a name in `BEATEN` is beaten."""
+the targets; `regret`, what an objective's points lack of the best correlation among the tried; or `beats: NAME`, the number of targets on
+which a name in `BEATEN` is beaten."""
 _SHOWN = {
     "normalized_accuracy": "norm. acc.",
     "e_rmse": "E-RMSE",
@@ -25,7 +26,8 @@ _SHOWN = {
 }
 """Columns of the summary; the table has all scores."""
 _TOLD = {"other_targets": "other targets' lambda2"}
-"""Objectives that are told besides the one that points were chosen by."""
+"""Objectives that are told among the models, besides the one that points were chosen by."""
+_OF_OBJECTIVES = {"normalized_accuracy": "norm. acc.", "correlation": "correlation", "iou_at_10": "IoU@10", "regret": "regret"}
 
 
 def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
@@ -39,11 +41,14 @@ def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
             of_source = pairs["source_domain"] == source
             rows += [(source, "transferred", s.name, seed, float(pairs.loc[of_source, s.name].mean())) for s in SCORES]
             rows += [(source, "transferred", f"beats: {name}", seed, float(found[of_source].sum())) for name, found in better.items()]
-            told = result.objectives[(result.objectives["source_domain"] == source) & result.objectives["objective"].isin(_TOLD)]
-            for objective, points in told.groupby("objective", sort=False):
+            of_source_points = result.objectives[result.objectives["source_domain"] == source]
+            for objective, points in of_source_points.groupby("objective", sort=False):
                 rows += [(source, str(objective), s.name, seed, float(points[s.name].mean())) for s in SCORES]
                 counts = {name: beats(result, points, *what).sum() for name, what in BEATEN.items()}
                 rows += [(source, str(objective), f"beats: {name}", seed, float(count)) for name, count in counts.items()]
+        if not result.objectives.empty:
+            of_objectives = objective_table(result)[["source_domain", "objective", "regret"]].itertuples(index=False, name=None)
+            rows += [(str(source), str(objective), "regret", seed, float(regret)) for source, objective, regret in of_objectives]
         for model, scores in headline(result).iterrows():
             if model != "transferred":
                 rows += [("all", str(model), s.name, seed, float(scores[s.name])) for s in SCORES]
@@ -51,24 +56,38 @@ def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
 
 
 def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
-    """Plain ASCII, at most 100 columns wide: means with 95 % t intervals over the seeds; of what is counted, each seed's count."""
+    """Plain ASCII, at most 100 columns wide: means with 95 % t intervals over the seeds; of what is counted, each seed's count; and the
+    same of all objectives, where they were compared.
+    """
     num_seeds = table["seed"].nunique()
     lines = [f"Means over {num_targets} targets, with the 95 % t interval over {num_seeds} seeds (in brackets half its width):", ""]
     lines.append(f"{'':<30}" + "".join(f"{title:>14}" for title in _SHOWN.values()))
-    for (source, model), of_model in table.groupby(["source_domain", "model"], sort=False):
+    told = table[table["model"].isin(["transferred", *_TOLD]) | (table["source_domain"] == "all")]
+    for (source, model), of_model in told.groupby(["source_domain", "model"], sort=False):
         of_source = f"from {ascii_text(str(source), 24)}"
         name = {"transferred": of_source, **{o: f"  {title}" for o, title in _TOLD.items()}}.get(str(model)) or REFERENCE_TITLES[str(model)]
-        cells = []
-        for measure in _SHOWN:
-            mean = mean_interval(of_model.loc[of_model["measure"] == measure, "value"])
-            cells.append(f"{number(mean.estimate, dash='-')} ({number(mean.high - mean.estimate, dash='-')})")
-        lines.append(f"{name.replace('normalised', 'norm.'):<30}" + "".join(f" {cell:>13}" for cell in cells))
+        lines.append(f"{name.replace('normalised', 'norm.'):<30}" + _cells(of_model, _SHOWN))
     lines.append("")
-    counted = table[table["measure"].str.startswith("beats: ")]
+    counted = told[told["measure"].str.startswith("beats: ")]
     for (source, model, measure), found in counted.groupby(["source_domain", "model", "measure"], sort=False):
         counts = ", ".join(f"{value:.0f}" for value in found["value"])
         what = str(measure).removeprefix("beats: ")
         how = f" at {_TOLD[model]}" if model in _TOLD else ""
         lines.append(f"from {ascii_text(str(source), 24)}{how}: better than the {what} on {counts} of {num_targets} targets")
+    compared = table[(table["source_domain"] != "all") & (table["model"] != "transferred")]
+    if not compared.empty:
+        lines += ["", "How lambda2 could be chosen (accuracy_bound, infidelity, other_targets read no explanation label):"]
+        lines.append(f"{'':<44}" + "".join(f"{title:>14}" for title in _OF_OBJECTIVES.values()))
+        for (source, objective), of_objective in compared.groupby(["source_domain", "model"], sort=False):
+            lines.append(f"{ascii_text(f'from {source}', 21):<22}{objective:<22}" + _cells(of_objective, _OF_OBJECTIVES))
     return "\n".join(lines)
+
+
+def _cells(rows: pd.DataFrame, measures: Iterable[str]) -> str:
+    """Each measure's mean over the seeds, and half the width of its interval."""
+    cells = []
+    for measure in measures:
+        mean = mean_interval(rows.loc[rows["measure"] == measure, "value"])
+        cells.append(f"{number(mean.estimate, dash='-')} ({number(mean.high - mean.estimate, dash='-')})")
+    return "".join(f" {cell:>13}" for cell in cells)
 
