@@ -132,6 +132,8 @@ class _Hub(BaseHTTPRequestHandler):
 
     root: Path
     requests: list[str]
+    is_gated = False
+    """Then, as on the Hub, who has no access is told what there is, and refused the files."""
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -149,6 +151,8 @@ class _Hub(BaseHTTPRequestHandler):
         elif path.startswith(f"/api/datasets/owner/shapes/tree/{COMMIT}"):
             files = sorted(self.root.rglob("*.parquet"))
             body = json.dumps([self._describe(file) for file in files]).encode()
+        elif path.startswith(resolve) and self.is_gated:
+            status, headers["X-Error-Code"] = 403, "GatedRepo"
         elif path.startswith(resolve):
             body = (self.root / path.removeprefix(resolve)).read_bytes()
             headers = {"ETag": '"0"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
@@ -174,7 +178,8 @@ class _Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(local_domain: Path) -> Iterator[tuple[str, list[str]]]:
+def hub(local_domain: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the paths that were asked for; gated where the test says so by a parameter."""
     (local_domain / "data").mkdir()
     for split in ("train", "test"):
         (local_domain / f"{split}.parquet").rename(local_domain / f"data/{split}-00000-of-00001.parquet")
@@ -182,6 +187,7 @@ def hub(local_domain: Path) -> Iterator[tuple[str, list[str]]]:
     class Hub(_Hub):
         root = local_domain
         requests: list[str] = []
+        is_gated = getattr(request, "param", False)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -240,6 +246,14 @@ def test_a_hub_data_set_that_does_not_exist_is_an_error_that_speaks_of_access(
 ) -> None:
     answer = _read_in_a_process("hf://datasets/owner/nothing", HF_ENDPOINT=hub[0], HF_HOME=str(tmp_path / "hf"))
     assert "does not exist or you have no access" in str(answer) and "HF_TOKEN" in str(answer)
+
+
+@pytest.mark.parametrize("hub", [True], indirect=True)
+def test_a_gated_hub_data_set_says_how_to_get_access(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    answer = _read_in_a_process("hf://datasets/owner/shapes", HF_ENDPOINT=hub[0], HF_HOME=str(tmp_path / "hf"))
+    assert any("/resolve/" in path for path in hub[1])
+    assert "cannot read hf://datasets/owner/shapes" in str(answer) and "is gated: accept the conditions on its page" in str(answer)
+    assert "HF_TOKEN" in str(answer)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 
 _HUB_TIMEOUT_S = 10.0
 _BLOCK_BYTES = 2**20
+_ACCESS = "accept the conditions on its page if it has any, and log in (`hf auth login`, or the HF_TOKEN variable)"
 _HUB_DATASET = re.compile(
     r"hf://datasets/(?P<repository>[^/@]+/[^/@]+)"
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.*))?"
@@ -148,6 +149,8 @@ class DataDirectory:
             raise
         except Exception as error:
             if not self.is_local:
+                if _is_gated(error):
+                    raise DomainError(f"cannot read {what}: the data set is gated: {_ACCESS}") from error
                 # Every remote store has exceptions of its own, and a client that is not installed is an ImportError.
                 fix = "check address, network and credentials, or copy the files here and give the directory"
                 raise DomainError(f"cannot read {what}: {_first_line(error)}; {fix}") from error
@@ -240,8 +243,7 @@ def _pin_hub_dataset(url: str) -> str:
         raise DomainError(f"cannot read {url}: it has no revision {revision!r}; check its page on the Hub") from error
     except RepositoryNotFoundError as error:  # gated ones among them
         raise DomainError(
-            f"cannot read {url}: it does not exist or you have no access; check owner and name, accept the conditions "
-            "on its page if it has any, and log in (`hf auth login`, or the HF_TOKEN variable)"
+            f"cannot read {url}: it does not exist or you have no access; check owner and name, and {_ACCESS}"
         ) from error
     except Exception as error:  # the HTTP client's own exceptions: no name, no route, time-out, 5xx, proxy, certificate
         raise DomainError(
@@ -251,6 +253,15 @@ def _pin_hub_dataset(url: str) -> str:
     pinned = f"hf://datasets/{repository}@{commit}"
     _log.info("%s is read at commit %s", url, commit)
     return f"{pinned}/{path}" if path else pinned
+
+
+def _is_gated(error: BaseException | None) -> bool:
+    """Whether the Hub refused a file because its conditions were not accepted; the client wraps that in errors of the file system."""
+    while error is not None:
+        if type(error).__name__ == "GatedRepoError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: Exception) -> str:
