@@ -4,8 +4,9 @@
 
 Weights are random (their size is what matters here), pictures are drawn. `transfer` runs as a command in a process of its own: wall-clock
 and CPU seconds, interpreter and imports included, and the highest resident memory, with and without the pages of mapped files, which the
-system takes back when it needs them. `explain` against Kernel SHAP of the same model at 500 evaluations, by this engine and by
-`shap.KernelExplainer`, in one run: seconds a picture and their ratio. Written to benchmarks/results/use.{md,json}.
+system takes back when it needs them; where this process may make a control group, once more in one of LIMIT_MB. `explain` against Kernel
+SHAP of the same model at 500 evaluations, by this engine and by `shap.KernelExplainer`, in one run: seconds a picture and their ratio.
+Written to benchmarks/results/use.{md,json}.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ CLASSES = ("cat", "dog", "bird")
 BUDGET = 500
 NUM_EXPLAINED, NUM_BY_ENGINE, NUM_BY_SHAP = 64, 4, 2
 EVERY_S = 0.02
+LIMIT_MB = 2000
 
 
 def write_base(directory: Path) -> None:
@@ -102,6 +106,35 @@ def watched(command: list[str]) -> dict[str, float]:
     }
 
 
+@contextmanager
+def control_group(limit_mb: int) -> Iterator[Path | None]:
+    """The file that puts a process into a new group of at most so much memory, page cache included; None where none can be made."""
+    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(root) / f"benchmark_{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / limit).exists():
+                (group / limit).write_text(str(limit_mb * 1_000_000))
+                yield group / "cgroup.procs"
+                return
+        finally:
+            group.rmdir()
+    yield None
+
+
+def runs_within(command: list[str], limit_mb: int) -> bool | None:
+    """Whether a command ends well with so much memory; None where this process may not limit it."""
+    with control_group(limit_mb) as members:
+        if members is None:
+            return None
+        entered = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(members), *command]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(entered, stdout=subprocess.DEVNULL, env=environment).returncode == 0
+
+
 def explained(directory: Path) -> dict[str, float]:
     """Seconds a picture: the whole `explain` on a folder, one pass alone, and Kernel SHAP by this engine and by shap."""
     model = ExplainingModel.load(directory / "explaining")
@@ -125,13 +158,15 @@ def explained(directory: Path) -> dict[str, float]:
     return found
 
 
-def table(transfer: dict[str, float], explain: dict[str, float]) -> str:
+def table(transfer: dict[str, float], fits: bool | None, explain: dict[str, float]) -> str:
     own = next(iter(explain.values()))
+    limited = {None: "could not be tried", True: "ends well", False: "fails"}[fits]
     lines = [
         f"Made by `python -m benchmarks.use` on {os.cpu_count()} cores, one thread: a {BASE} with random weights.",
         "",
         f"`transfer` of a checkpoint with a vector, as a command: {transfer['seconds']:.1f} s ({transfer['cpu_s']:.1f} s of CPU), at most "
-        f"{transfer['resident_mb']:.0f} MB resident, {transfer['without_mapped_files_mb']:.0f} MB without the pages of mapped files.",
+        f"{transfer['resident_mb']:.0f} MB resident, {transfer['without_mapped_files_mb']:.0f} MB without the pages of mapped files. "
+        f"In a control group of {LIMIT_MB} MB, page cache included, it {limited}.",
         "",
         "| | ms a picture | times as long |",
         "| --- | --- | --- |",
@@ -152,9 +187,11 @@ def main() -> None:
         command = [sys.executable, "-m", "sweep.run", "transfer", "--base", str(directory / "base"), "--class-names", *CLASSES]
         command += ["--checkpoint", str(directory / "mine.pt"), "--vector", str(directory / "vector.safetensors")]
         transfer = watched([*command, "--lambda2", "1", "--out", str(directory / "explaining")])
+        fits = runs_within([*command, "--lambda2", "1", "--out", str(directory / "again")], LIMIT_MB)
         explain = explained(directory)
-    text = table(transfer, explain)
+    text = table(transfer, fits, explain)
     found: dict[str, Any] = {"transfer": transfer, "explain_s": explain, "cores": os.cpu_count(), "threads": 1}
+    found[f"transfer_within_{LIMIT_MB}_mb"] = fits
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "use.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "use.md").write_text(text)
