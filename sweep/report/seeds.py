@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -10,13 +10,15 @@ from core.metrics import SCORES
 from core.statistics.intervals import mean_interval
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
-from sweep.report.tables import BEATEN, beats, chosen_pairs, headline, is_better, objective_table
+from sweep.report.tables import BEATEN, beats, chosen_pairs, headline, is_better, margin, objective_table
 from sweep.report.text import ascii_text, number
 
 SEED_COLUMNS = ("source_domain", "model", "measure", "seed", "value")
 """model: `transferred`, at the chosen points; an objective, at what it would have chosen; or a reference. measure: a score, its mean over
 the targets; `regret`, what an objective's points lack of the best correlation among the tried; or `beats: NAME`, the number of targets on
-which a name in `BEATEN` is beaten."""
+which a name in `BEATEN` is beaten, in the row of OF_MEANS by the target's mean over the seeds."""
+OF_MEANS = -1
+"""In place of a seed."""
 _SHOWN = {
     "normalized_accuracy": "norm. acc.",
     "e_rmse": "E-RMSE",
@@ -52,14 +54,27 @@ def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
         for model, scores in headline(result).iterrows():
             if model != "transferred":
                 rows += [("all", str(model), s.name, seed, float(scores[s.name])) for s in SCORES]
+    points = {"transferred": [chosen_pairs(result) for result in results]}
+    points |= {o: [result.objectives[result.objectives["objective"] == o] for result in results] for o in _TOLD}
+    for model, of_model in points.items():
+        rows += [(source, model, f"beats: {name}", OF_MEANS, n) for source, name, n in _beaten_on_average(results, of_model)]
     return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
+
+
+def _beaten_on_average(results: Sequence[SweepResult], points: Sequence[pd.DataFrame]) -> Iterator[tuple[str, str, float]]:
+    """Source, name in BEATEN, and number of targets on which the mean over the seeds beats the reference's. points: a frame a seed."""
+    for name, what in BEATEN.items():
+        margins = pd.concat([p.assign(margin=margin(result, p, *what)) for result, p in zip(results, points, strict=True)])
+        means = margins.groupby(["source_domain", "target_domain"], sort=False)["margin"].mean()
+        for source, of_source in (means > 0).groupby(level=0, sort=False):
+            yield str(source), name, float(of_source.sum())
 
 
 def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
     """Plain ASCII, at most 100 columns wide: means with 95 % t intervals over the seeds; of what is counted, each seed's count; and the
     same of all objectives, where they were compared.
     """
-    num_seeds = table["seed"].nunique()
+    num_seeds = (table["seed"].unique() != OF_MEANS).sum()
     lines = [f"Means over {num_targets} targets, with the 95 % t interval over {num_seeds} seeds (in brackets half its width):", ""]
     lines.append(f"{'':<30}" + "".join(f"{title:>14}" for title in _SHOWN.values()))
     told = table[table["model"].isin(["transferred", *_TOLD]) | (table["source_domain"] == "all")]
@@ -67,13 +82,14 @@ def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
         of_source = f"from {ascii_text(str(source), 24)}"
         name = {"transferred": of_source, **{o: f"  {title}" for o, title in _TOLD.items()}}.get(str(model)) or REFERENCE_TITLES[str(model)]
         lines.append(f"{name.replace('normalised', 'norm.'):<30}" + _cells(of_model, _SHOWN))
-    lines.append("")
+    lines += ["", f"On how many of the {num_targets} targets it is better, each seed; and by the targets' means over the seeds:"]
     counted = told[told["measure"].str.startswith("beats: ")]
     for (source, model, measure), found in counted.groupby(["source_domain", "model", "measure"], sort=False):
-        counts = ", ".join(f"{value:.0f}" for value in found["value"])
+        counts = ", ".join(f"{value:.0f}" for value in found.loc[found["seed"] != OF_MEANS, "value"])
+        (of_means,) = found.loc[found["seed"] == OF_MEANS, "value"]
         what = str(measure).removeprefix("beats: ")
         how = f" at {_TOLD[model]}" if model in _TOLD else ""
-        lines.append(f"from {ascii_text(str(source), 24)}{how}: better than the {what} on {counts} of {num_targets} targets")
+        lines.append(f"from {ascii_text(str(source), 24)}{how}: than the {what} on {counts}; by means {of_means:.0f}")
     compared = table[(table["source_domain"] != "all") & (table["model"] != "transferred")]
     if not compared.empty:
         lines += ["", "How lambda2 could be chosen (accuracy_bound, infidelity, other_targets read no explanation label):"]

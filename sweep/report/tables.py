@@ -172,10 +172,15 @@ def best_of_targets(result: SweepResult) -> pd.DataFrame:
 
 def beats(result: SweepResult, rows: pd.DataFrame, reference: str, score: str) -> pd.Series:
     """Whether rows with scores on a target's test split beat a reference that the target has one row of."""
+    return margin(result, rows, reference, score) > 0
+
+
+def margin(result: SweepResult, rows: pd.DataFrame, reference: str, score: str) -> pd.Series:
+    """By how much they do."""
     references = reference_scores(result)
     of_targets = references[references["reference"] == reference].drop_duplicates("domain").set_index("domain")[score]
     own, bar = rows[score].astype(float), rows["target_domain"].map(of_targets).astype(float)
-    return own < bar if SCORE_NAMED[score].lower_is_better else own > bar
+    return bar - own if SCORE_NAMED[score].lower_is_better else own - bar
 
 
 def objective_table(result: SweepResult) -> pd.DataFrame:
