@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.finetune import Recipe
-from core.task_vectors import TaskVector
+from core.task_vectors import TaskVector, Weights
 from sweep.report.result import ResultError, SweepResult
 from sweep.stages.result import read_result
+from sweep.stages.sensitivity import attribution_fisher_keys, stored_attribution_fisher
 from sweep.store.artifacts import Artifact, Store
 
 _TASK, _EXPLAINABILITY = "task_vector.safetensors", "explainability_vector.safetensors"
@@ -39,6 +40,13 @@ class StoredVector:
 
     def load(self, store: Store) -> TaskVector:
         return TaskVector.load(self.path(store))
+
+    def has_attribution_fisher(self, store: Store) -> bool:
+        return bool(attribution_fisher_keys(store, store.open(self.key)))
+
+    def load_attribution_fisher(self, store: Store) -> Weights | None:
+        """What merge rules need of its self-explaining model; None where no sweep of the store measured it."""
+        return stored_attribution_fisher(store, store.open(self.key))
 
     def load_prediction_only(self, store: Store) -> TaskVector:
         return TaskVector.load(store.open(self.prediction_only).path(_TASK))
