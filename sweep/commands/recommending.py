@@ -130,7 +130,7 @@ class Recommendation:
             *_told(self.relation, title),
         ]
         if any(r.tried for r in self.ranked):
-            rows += ["", "Tried on your pictures:", *(_tried(r) for r in self.ranked if r.tried)]
+            rows += ["", "Tried on your pictures:", *(_tried(r, self.request) for r in self.ranked if r.tried)]
         key, store = self.best.vector.key, self.request.store.rstrip("/")
         vector = self.request.write or f"{store}/artifacts/{key[:2]}/{key}"
         checkpoint = f"--checkpoint {self.request.target if _holds_weights(self.request.target) else 'MINE'}"
@@ -157,7 +157,7 @@ class Recommendation:
                 "own_mean": r.on_sweeps_targets,
                 "lambda2": r.lambda2,
                 "merge": r.rule.text,
-                "tried": asdict(r.tried.point) if r.tried else None,
+                "tried": {"merge": _trial_rule(r, self.request).text, **asdict(r.tried.point)} if r.tried else None,
             }
             for r in self.ranked
         ]
@@ -277,7 +277,7 @@ def _write(best: Ranked, store: Store, path: str) -> None:
 def _tried_on_pictures(
     request: RecommendRequest, base: Base, fine_tuned: Weights, own: TaskVector, ranked: list[Ranked], store: Store
 ) -> list[Ranked]:
-    """own: fine_tuned minus base. Each is merged by its rule; by addition where nothing is known to measure what that needs on."""
+    """own: fine_tuned minus base."""
     labelled, class_names = read_validation(request.validation, request.class_names)
     pictures = OwnersPictures.read(labelled, class_names, request.calibrate, base)
     head = base.head(class_names, request.templates)
@@ -286,9 +286,7 @@ def _tried_on_pictures(
     game, found = None, []
     progress = Progress("trying vectors", len(ranked), "vectors")
     for candidate in ranked:
-        rule = candidate.rule
-        if "class_gradient" in rule.needs and not request.validation:
-            rule = Addition()
+        rule = _trial_rule(candidate, request)
         fisher = candidate.vector.load_attribution_fisher(store) if "attribution_fisher" in rule.needs else None
         model = TransferredModel(classifier, fine_tuned, target.edited(rule, candidate.vector.load(store), fisher))
         game = game or pictures.game(model)
@@ -296,6 +294,11 @@ def _tried_on_pictures(
         found.append(replace(candidate, tried=choice))
         progress.advance()
     return found
+
+
+def _trial_rule(r: Ranked, request: RecommendRequest) -> MergeRule:
+    """That of the vector; addition where it needs labelled pictures and there are none."""
+    return Addition() if "class_gradient" in r.rule.needs and not request.validation else r.rule
 
 
 def _told(relation: Relation | None, title: str) -> list[str]:
@@ -320,10 +323,10 @@ def _within(relation: Relation) -> str:
     return f"r = {r.estimate:.2f} (interval {r.low:.2f} to {r.high:.2f}; p = {relation.p_within:.3f})"
 
 
-def _tried(r: Ranked) -> str:
+def _tried(r: Ranked, request: RecommendRequest) -> str:
     assert r.tried is not None
     point = r.tried.point
-    parts = [f"lambda2 {point.lambda2:.2f}"]
+    parts = [f"{_trial_rule(r, request).text}, lambda2 {point.lambda2:.2f}"]
     if point.normalized_accuracy is not None:
         parts.append(f"keeps {point.normalized_accuracy:.3f} of the accuracy")
     if point.infidelity is not None:
