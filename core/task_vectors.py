@@ -17,6 +17,8 @@ Weights = Mapping[str, Tensor]
 
 BASE_FINGERPRINT, RANK = "base_fingerprint", "rank"
 """Metadata of the files; the second only of those that hold factors (`core.low_rank`)."""
+_ATTRIBUTION_FISHER = "attribution_fisher."
+"""Before the names of tensors that are no part of the vector, but what a merge rule needs besides it (`core.merging.rule.Evidence`)."""
 
 
 class TaskVectorError(ValueError):
@@ -70,10 +72,18 @@ class TaskVector:
         moved = {k: v.to(device) for k, v in self.weights.items()}
         return self if all(moved[k] is v for k, v in self.weights.items()) else TaskVector(moved, self.base_fingerprint)
 
-    def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write it as safetensors, with the base's fingerprint in the metadata beside what is given."""
+    def save(self, path: Path, metadata: Mapping[str, str] | None = None, attribution_fisher: Weights | None = None) -> None:
+        """Write it as safetensors, with the base's fingerprint in the metadata beside what is given.
+
+        attribution_fisher: of the self-explaining model that it comes from, a number a weight; `load_attribution_fisher` reads it.
+        Raises TaskVectorError where that is of another architecture.
+        """
         described = {**(metadata or {}), BASE_FINGERPRINT: self.base_fingerprint}
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.weights.items()}, path, described)
+        tensors = dict(self.weights)
+        if attribution_fisher is not None:
+            check_same_weights(self.weights, attribution_fisher)
+            tensors |= {f"{_ATTRIBUTION_FISHER}{name}": value for name, value in attribution_fisher.items()}
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, described)
 
     @staticmethod
     def load(path: Path, base_fingerprint: str | None = None) -> TaskVector:
@@ -97,11 +107,15 @@ class TaskVector:
 
 
 def read_vector_file(path: Path, base_fingerprint: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, float32 whatever the file has, and metadata of a task vector's file. Raises TaskVectorError as `TaskVector.load` does."""
+    """Tensors, float32 whatever the file has, and metadata of a task vector's file; what is there for a merge rule besides is not read.
+
+    Raises TaskVectorError as `TaskVector.load` does.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+            own = [name for name in file.keys() if not name.startswith(_ATTRIBUTION_FISHER)]  # noqa: SIM118 - the file is no mapping
+            tensors = {name: file.get_tensor(name).float() for name in own}
     except (SafetensorError, OSError) as error:
         raise TaskVectorError(f"{path} cannot be read ({error}): make the vector again") from error
     found = metadata.get(BASE_FINGERPRINT)
@@ -110,6 +124,13 @@ def read_vector_file(path: Path, base_fingerprint: str | None = None) -> tuple[d
     if base_fingerprint is not None and base_fingerprint != found:
         raise TaskVectorError(f"{path} belongs to the base {found[:12]}, not to {base_fingerprint[:12]}: use the base it was made from")
     return tensors, metadata
+
+
+def load_attribution_fisher(path: Path) -> dict[str, Tensor] | None:
+    """What `TaskVector.save` wrote beside a vector, float32 by the weights' names; None where the file has none."""
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(_ATTRIBUTION_FISHER)]  # noqa: SIM118 - the file is no mapping
+        return {name.removeprefix(_ATTRIBUTION_FISHER): file.get_tensor(name).float() for name in names} or None
 
 
 def gram_matrix(vectors: Sequence[TaskVector]) -> Tensor:

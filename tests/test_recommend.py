@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transfers import CLASS_NAMES, transfer, write_checkpoint, write_pictures
 
-from core.task_vectors import TaskVector
+from core.merging.combination import Mean
+from core.task_vectors import TaskVector, load_attribution_fisher
 from sweep import run as command_line
 from sweep.commands import recommending
 from sweep.report.relation import Relation, similarity_relation
@@ -38,19 +40,22 @@ def place_of(two_seeds: Path, key: str) -> Path:
 def test_every_vector_of_the_store_is_ranked_by_its_cosine_with_the_targets(two_seeds, store, base, tmp_path, capsys):
     tower = write_checkpoint(tmp_path / "mine.safetensors", base)
     found = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"))["vectors"]
-    # Of two seeds: concepts, and either domain, each once though it is `others` for the other one too.
-    assert sorted((row["source"], row["domains"]) for row in found) == sorted(
-        2 * [("clean_digits", ["clean_digits"]), ("concepts", ["concepts"]), ("street_digits", ["street_digits"])]
-    )
+    # Of two seeds: concepts, and either domain, each once though it is `others` for the other one too; and for each target both made one.
+    domains = ("clean_digits", "street_digits")
+    single = [("concepts", ["concepts"]), *((domain, [domain]) for domain in domains)]
+    combined = [("concepts,others", ["concepts", domain]) for domain in domains]
+    assert sorted((row["source"], row["domains"]) for row in found) == sorted(2 * [*single, *combined])
     own = TaskVector.between(tower, dict(base.visual.state_dict()), base.fingerprint)
     similarities = [row["similarity"] for row in found]
     assert similarities == sorted(similarities, reverse=True)
     for vector in stored_vectors(store, base.fingerprint):
         (row,) = [row for row in found if row["key"] == vector.key]
-        start = store.open(vector.key).manifest["inputs"][1]
-        weights = load_file(store.open(start).path("visual.safetensors"))
-        expected = own.cosine_similarity(TaskVector.between(weights, dict(base.visual.state_dict()), base.fingerprint))
-        assert row["similarity"] == pytest.approx(expected, abs=1e-6)
+        made = store.open(vector.key)
+        members = made.manifest["inputs"] if made.manifest["stage"] == "combined_vector" else [vector.key]
+        starts = [store.open(store.open(key).manifest["inputs"][1]) for key in members]
+        towers = [load_file(start.path("visual.safetensors")) for start in starts]
+        task = Mean().combine([TaskVector.between(one, dict(base.visual.state_dict()), base.fingerprint) for one in towers])
+        assert row["similarity"] == pytest.approx(own.cosine_similarity(task), abs=1e-6)
 
 
 def test_a_target_that_was_a_source_finds_itself_most_alike(two_seeds, store, base, tmp_path, capsys):
@@ -71,36 +76,69 @@ def test_the_best_ranked_are_tried_on_pictures(two_seeds, base, tmp_path, capsys
     assert all(point["infidelity"] > 0 and point["accuracy"] is not None for point in tried[:2])
     least = min(found["vectors"][:2], key=lambda row: row["tried"]["infidelity"])
     assert found["best"] == least["key"]
-    written, kept = (load_file(p) for p in (tmp_path / "vector.safetensors", place_of(two_seeds, found["best"])))
+    written, kept = (TaskVector.load(p).weights for p in (tmp_path / "vector.safetensors", place_of(two_seeds, found["best"])))
     assert written.keys() == kept.keys() and all(bool((written[k] == kept[k]).all()) for k in kept)
 
 
-def test_the_lambda2_that_the_sweeps_targets_keep_their_accuracy_at_goes_into_the_file(
+def test_the_lambda2_that_the_sweeps_targets_keep_their_accuracy_at_goes_into_the_file_with_its_rule(
     two_seeds, store, base, tmp_path, capsys, monkeypatch
 ):
-    """And transfer takes it where there are no labelled pictures. Only `concepts` has two targets here.
+    """And transfer takes it where there are no labelled pictures. `concepts` has two targets here.
 
-    The sweep merged by another rule than transfer, whose lambda2 is no recommendation: once as it is, once as if it had added.
+    The sweep merged by Fisher information, of which the file brings the source's part: once as it is, once as if it had added.
     """
-    write_checkpoint(tmp_path / "other.safetensors", base)
-    as_it_is = recommended(two_seeds, capsys, "--target", str(tmp_path / "other.safetensors"))
-    assert all(row["lambda2"] is None for row in as_it_is["vectors"])
-    added = [replace(r, provenance={**r.provenance, "search.merge": "addition"}) for r in results_of(store, base.fingerprint)]
-    monkeypatch.setattr(recommending, "results_of", lambda *_: added)
     vector = next(v for v in stored_vectors(store, base.fingerprint) if v.source == "concepts")
     start = store.open(vector.key).manifest["inputs"][1]
     (tmp_path / "mine.safetensors").write_bytes(store.open(start).path("visual.safetensors").read_bytes())
-    found = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"), "--write", str(tmp_path / "vector.safetensors"))
-    best = found["vectors"][0]
     cells = results_of(store, base.fingerprint)[0].cells.query("source_domain == 'concepts' and split == 'validation'")
     expected = common_point([of_target for _, of_target in cells.groupby("target_domain")], 0.95)[1]
-    assert best["source"] == "concepts" and best["lambda2"] == expected
-    with safe_open(tmp_path / "vector.safetensors", framework="pt") as file:
-        assert float(file.metadata()["lambda2"]) == expected and file.metadata()["domain"] == "concepts"
+    photos = ["--class-names", *CLASS_NAMES, "--calibrate", str(write_pictures(tmp_path / "photos", 4, by_class=False))]
+    (model, _), rule = store.open(vector.key).manifest["inputs"], "fisher:source_share=0.3"
+    measured = (store.open(key) for key in store.keys("sensitivity"))
+    (fisher,) = (a for a in measured if a.manifest["inputs"][0] == model and a.manifest["params"]["need"] == "attribution_fisher")
 
-    assert transfer(tmp_path, "--class-names", *CLASS_NAMES) == 0
-    choice = json.loads((tmp_path / "model" / "provenance.json").read_text())["choice"]
+    def written(name: str) -> tuple[dict[str, str], dict]:
+        """Metadata of the file, and how transfer chose by it."""
+        file, more = str(tmp_path / f"{name}.safetensors"), [] if name == "addition" else ["--merge", rule]
+        capsys.readouterr()
+        best = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"), "--write", file)["vectors"][0]
+        assert best["source"] == "concepts" and best["lambda2"] == expected
+        assert transfer(tmp_path, *photos, "--vector", file, "--out", str(tmp_path / name), *more) == 0
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata(), json.loads((tmp_path / name / "provenance.json").read_text())["choice"]
+
+    metadata, choice = written("fisher")
+    assert float(metadata["lambda2"]) == expected and metadata["merge"] == rule and metadata["domain"] == "concepts"
     assert choice["rule"] == "vector" and choice["chosen"]["lambda2"] == expected
+    brought, kept = load_attribution_fisher(tmp_path / "fisher.safetensors"), load_file(fisher.path("sensitivity.safetensors"))
+    assert brought.keys() == kept.keys() and all(torch.equal(brought[name], kept[name]) for name in kept)
+
+    added = [replace(r, provenance={**r.provenance, "search.merge": "addition"}) for r in results_of(store, base.fingerprint)]
+    monkeypatch.setattr(recommending, "results_of", lambda *_: added)
+    metadata, choice = written("addition")
+    assert metadata["merge"] == "addition" and choice["rule"] == "vector" and choice["chosen"]["lambda2"] == expected
+    assert load_attribution_fisher(tmp_path / "addition.safetensors") is None
+
+
+def test_a_sweeps_rule_that_cannot_be_followed_recommends_nothing(two_seeds, store, base, tmp_path, capsys, monkeypatch):
+    write_checkpoint(tmp_path / "mine.safetensors", base)
+    other = [replace(r, provenance={**r.provenance, "search.merge": "of_another_version"}) for r in results_of(store, base.fingerprint)]
+    monkeypatch.setattr(recommending, "results_of", lambda *_: other)
+    found = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"))["vectors"]
+    assert {(row["lambda2"], row["merge"]) for row in found} == {(None, "addition")}
+
+
+def test_the_next_command_names_the_rule(two_seeds, base, tmp_path, capsys):
+    write_checkpoint(tmp_path / "mine.safetensors", base)
+    pictures = str(write_pictures(tmp_path / "pictures", 6))
+    command = ["recommend", "--store", str(two_seeds / "sweep_store"), "--target", str(tmp_path / "mine.safetensors")]
+    assert command_line.main([*command, "--alpha", "0.5", "--validation", pictures, "--most", "20"]) == 0
+    out = capsys.readouterr().out
+    (following,) = (line for line in out.splitlines() if line.startswith("Next: "))
+    best = following.split("/artifacts/")[1].split("/")[1].split()[0]
+    (row,) = (line for line in out.splitlines() if f" {best[:12]} " in line)
+    rule = row.split()[-1]
+    assert (f"--merge {rule}" in following) == (rule != "addition")
 
 
 def test_labelled_pictures_are_fine_tuned_on_as_the_sources_were(two_seeds, tmp_path, capsys):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.low_rank import load_vector
 from core.merging.rules import MERGE_RULES
-from core.task_vectors import TaskVector, TaskVectorError, cosine_matrix, gram_matrix
+from core.task_vectors import TaskVector, TaskVectorError, cosine_matrix, gram_matrix, load_attribution_fisher
 
 
 def weights(seed, scale=1.0):
@@ -121,3 +122,17 @@ def test_a_saved_vector_comes_back_with_its_base_and_other_programs_read_it(tmp_
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(TaskVectorError, match="cannot be read"):
         TaskVector.load(path)
+
+
+def test_what_a_merge_rule_needs_lies_beside_a_vector_and_is_no_part_of_it(tmp_path):
+    star, fisher = TaskVector.between(STAR_S, FT_S, "b"), {name: weight.square() for name, weight in FT_S.items()}
+    star.save(tmp_path / "bare.safetensors")
+    star.save(tmp_path / "both.safetensors", {"alpha": "0.5"}, fisher)
+    for load in (TaskVector.load, load_vector):
+        loaded = load(tmp_path / "both.safetensors", "b")
+        assert loaded.weights.keys() == star.weights.keys() and all(torch.equal(loaded.weights[k], star.weights[k]) for k in star.weights)
+    found = load_attribution_fisher(tmp_path / "both.safetensors")
+    assert found.keys() == fisher.keys() and all(torch.equal(found[k], fisher[k]) for k in fisher)
+    assert load_attribution_fisher(tmp_path / "bare.safetensors") is None
+    with pytest.raises(TaskVectorError, match="different architectures"):
+        star.save(tmp_path / "other.safetensors", None, {"proj": fisher["proj"]})

@@ -87,6 +87,23 @@ class MergeRule(Parametrised):
         one device, of one base. Nothing given is changed.
         """
 
+    def edited_on(
+        self, device: torch.device | str, target_task: TaskVector, explainability: TaskVector, evidence: Evidence = NO_EVIDENCE
+    ) -> TaskVector:
+        """`edited` with all that it reads checked and brought to a device first; what lies there already is not copied.
+
+        Raises TaskVectorError where vectors or evidence are not of one base and architecture, MergeRuleError where evidence is missing.
+        """
+        target_task.check_same_base(explainability)
+        moved = {}
+        for need in self.needs:
+            measured: Weights | None = getattr(evidence, need)
+            if measured is None:
+                raise MergeRuleError(f"the merge rule {self.name} needs {need}: measure it on pictures (core.sensitivity) and give it")
+            check_same_weights(explainability.weights, measured)
+            moved[need] = {name: value.to(device) for name, value in measured.items()}
+        return self.edited(target_task.to(device), explainability.to(device), Evidence(**moved))
+
     def prepare(
         self,
         base: Weights,
@@ -100,14 +117,6 @@ class MergeRule(Parametrised):
         base: the base's image tower. target_task: tau_ft of the target domain. explainability: tau_star of the source domain. What lies on
         the device already is not copied. Raises TaskVectorError where they are not of one base, MergeRuleError where evidence is missing.
         """
-        target_task.check_same_base(explainability)
+        edited = self.edited_on(device, target_task, explainability, evidence)
         check_same_weights(base, target_task.weights)
-        moved = {}
-        for need in self.needs:
-            measured: Weights | None = getattr(evidence, need)
-            if measured is None:
-                raise MergeRuleError(f"the merge rule {self.name} needs {need}: measure it on pictures (core.sensitivity) and give it")
-            check_same_weights(base, measured)
-            moved[need] = {name: value.to(device) for name, value in measured.items()}
-        edited = self.edited(target_task.to(device), explainability.to(device), Evidence(**moved))
         return Merger(base, target_task.weights, edited.weights, torch.device(device))

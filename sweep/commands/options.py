@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from core.merging.parameters import P, ParameterError
 from sweep.experiment.config import ConfigError
 
 
@@ -54,6 +56,14 @@ def changed(config: Any, **changes: Any) -> Any:
         return replace(config, **{k: v for k, v in changes.items() if v is not None})
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def parsed(option: str, parse: Callable[[str], P], text: str | None) -> P | None:
+    """What an option names with its parameters. Raises ConfigError, with what there is, for what `parse` refuses."""
+    try:
+        return None if text is None else parse(text)
+    except ParameterError as error:
+        raise ConfigError(f"{option}: {error}") from error
 
 
 def numbers(text: str | None) -> tuple[float, ...] | None:

@@ -19,10 +19,14 @@ from core.data.domains import DEFAULT_TEMPLATES, check_templates, read_pictures
 from core.finetune import Recipe, finetune
 from core.games.lambda2 import Bound, Choice
 from core.merging.addition import Addition
+from core.merging.parameters import ParameterError
+from core.merging.rule import MergeRule
+from core.merging.rules import parse_rule
 from core.model import Base, SelfExplainingClassifier, load_base, prompt_class_names
 from core.task_vectors import TaskVector, Weights
 from core.training_data import PicturesInMemory, TrainingData
 from core.transfer import TransferredModel
+from sweep.commands.merge_target import MergeTarget
 from sweep.commands.target_pictures import (
     OwnersPictures,
     check_class_names,
@@ -30,7 +34,7 @@ from sweep.commands.target_pictures import (
     read_validation,
 )
 from sweep.commands.transferring import AUTO_LAMBDAS
-from sweep.commands.vector_source import LAMBDA2
+from sweep.commands.vector_source import LAMBDA2, MERGE
 from sweep.engines.progress import Progress
 from sweep.experiment.config import ConfigError, Device
 from sweep.report.relation import PAPER_R, Relation, similarity_relation
@@ -79,7 +83,8 @@ class RecommendRequest:
 class Ranked:
     """A vector with what is known of it. expected: the relation's score; on_sweeps_targets: the source's mean there; tried: measured.
 
-    lambda2: the largest at which the sweep's targets keep the accuracy on average; None where there are not two.
+    lambda2: the largest at which the sweep's targets keep the accuracy on average; None where there are not two. rule: by which the sweep
+    merged, and the vector is tried; addition where lambda2 is None.
     """
 
     vector: StoredVector
@@ -88,6 +93,7 @@ class Ranked:
     on_sweeps_targets: float
     num_targets: int
     lambda2: float | None
+    rule: MergeRule
     tried: Choice | None = None
 
 
@@ -108,25 +114,29 @@ class Recommendation:
     def text(self) -> str:
         """For the terminal."""
         title = SCORE_TITLES[self.request.score]
-        rows = [f"{'source':<32} {'alpha':>5} {'similarity':>10} {'expected':>9} {'own mean':>9} {'lambda2':>8}  key"]
+        rows = [f"{'source':<32} {'alpha':>5} {'similarity':>10} {'expected':>9} {'own mean':>9} {'lambda2':>8}  {'key':<12}  merge"]
         for r in self.ranked:
             rows.append(
                 f"{r.vector.name[:32]:<32} {r.vector.alpha:>5.2f} {r.similarity:>10.3f} {_number(r.expected):>9} "
-                f"{_number(r.on_sweeps_targets):>9} {'-' if r.lambda2 is None else f'{r.lambda2:.2f}':>8}  {r.vector.key[:12]}"
+                f"{_number(r.on_sweeps_targets):>9} "
+                f"{'-' if r.lambda2 is None else f'{r.lambda2:.2f}':>8}  {r.vector.key[:12]}  {r.rule.text}"
             )
         rows += [
             "",
             f"similarity: cosine of the target's and the source's prediction-only vectors. expected: {title} by the sweep's relation.",
             f"own mean: {title} of the source over the sweep's own targets, on test. lambda2: the largest at which they keep "
-            f"{self.request.bound.least:.0%} of the accuracy on average; --write puts it into the file, for transfer without pictures.",
+            f"{self.request.bound.least:.0%} of the accuracy on average, merged by the rule in the last column; --write puts both into the "
+            "file, for transfer without labelled pictures.",
             *_told(self.relation, title),
         ]
         if any(r.tried for r in self.ranked):
-            rows += ["", "Tried on your pictures:", *(_tried(r) for r in self.ranked if r.tried)]
+            rows += ["", "Tried on your pictures:", *(_tried(r, self.request) for r in self.ranked if r.tried)]
         key, store = self.best.vector.key, self.request.store.rstrip("/")
         vector = self.request.write or f"{store}/artifacts/{key[:2]}/{key}"
         checkpoint = f"--checkpoint {self.request.target if _holds_weights(self.request.target) else 'MINE'}"
-        rows += ["", f"Next: python -m sweep.run transfer {checkpoint} --base {self.request.base} --vector {vector} --out explaining/"]
+        merge = "" if self.best.rule == Addition() else f" --merge {self.best.rule.text}"
+        what = f"{checkpoint} --base {self.request.base} --vector {vector}{merge}"
+        rows += ["", f"Next: python -m sweep.run transfer {what} --out explaining/"]
         return "\n".join(rows)
 
     def as_json(self) -> str:
@@ -146,7 +156,8 @@ class Recommendation:
                 "expected": r.expected,
                 "own_mean": r.on_sweeps_targets,
                 "lambda2": r.lambda2,
-                "tried": asdict(r.tried.point) if r.tried else None,
+                "merge": r.rule.text,
+                "tried": {"merge": _trial_rule(r, self.request).text, **asdict(r.tried.point)} if r.tried else None,
             }
             for r in self.ranked
         ]
@@ -176,13 +187,13 @@ def run_recommend(request: RecommendRequest) -> Recommendation:
             similarity[vector.prediction_only],
             relation.expected(similarity[vector.prediction_only]) if relation else math.nan,
             *_own_mean(results, vector.source, request.score),
-            _shared_lambda2(results, vector, request.bound.least),
+            *_shared_lambda2(results, vector, request.bound.least, store),
         )
         for vector in vectors
     ]
     ranked.sort(key=lambda r: -r.similarity)
     if request.validation or request.calibrate:
-        ranked[: request.most] = _tried_on_pictures(request, base, fine_tuned, ranked[: request.most], store)
+        ranked[: request.most] = _tried_on_pictures(request, base, fine_tuned, own, ranked[: request.most], store)
     recommendation = Recommendation(request, tuple(ranked), relation)
     if request.write:
         _write(recommendation.best, store, request.write)
@@ -230,44 +241,64 @@ def _own_mean(results: list[SweepResult], source: str, score: str) -> tuple[floa
     return math.nan, 0
 
 
-def _shared_lambda2(results: list[SweepResult], vector: StoredVector, least: float) -> float | None:
-    """Of the first sweep by equation 8 that has the source and two targets of it or more."""
+def _shared_lambda2(results: list[SweepResult], vector: StoredVector, least: float, store: Store) -> tuple[float | None, MergeRule]:
+    """With its merge rule: of the first sweep that has the source and two targets of it or more, and whose rule can be followed."""
     for result in results:
-        if result.provenance.get("search.merge") != Addition().text:
-            continue  # transfer adds: another rule's lambda2 is another thing
+        rule = _known_rule(str(result.provenance.get("search.merge")))
+        if rule is None or ("attribution_fisher" in rule.needs and not vector.has_attribution_fisher(store)):
+            continue
         cells = result.cells[result.cells["split"] == result.selected_on]
         is_of = (cells["source_domain"] == vector.source) & np.isclose(cells["alpha"], vector.alpha)
         of_targets = [found for _, found in cells[is_of].groupby("target_domain")]
         if len(of_targets) > 1:
-            return common_point(of_targets, least)[1]
-    return None
+            return common_point(of_targets, least)[1], rule
+    return None, Addition()
+
+
+def _known_rule(text: str) -> MergeRule | None:
+    try:
+        return parse_rule(text)
+    except ParameterError:  # of another version of this package
+        return None
 
 
 def _write(best: Ranked, store: Store, path: str) -> None:
-    """The vector's file, with its lambda2 where one is known."""
+    """The vector's file, with its lambda2 and the merge rule that this is of where one is known, and what that rule needs of the source."""
     if best.lambda2 is None:
         shutil.copyfile(best.vector.path(store), path)
         return
     with safe_open(best.vector.path(store), framework="pt") as file:
-        metadata = file.metadata()
-    best.vector.load(store).save(Path(path), {**metadata, LAMBDA2: f"{best.lambda2:g}"})
+        metadata = {**file.metadata(), LAMBDA2: f"{best.lambda2:g}", MERGE: best.rule.text}
+    needed = best.vector.load_attribution_fisher(store) if "attribution_fisher" in best.rule.needs else None
+    best.vector.load(store).save(Path(path), metadata, needed)
     Path(path).chmod(0o644)  # safetensors writes files that only their owner can read
 
 
-def _tried_on_pictures(request: RecommendRequest, base: Base, fine_tuned: Weights, ranked: list[Ranked], store: Store) -> list[Ranked]:
+def _tried_on_pictures(
+    request: RecommendRequest, base: Base, fine_tuned: Weights, own: TaskVector, ranked: list[Ranked], store: Store
+) -> list[Ranked]:
+    """own: fine_tuned minus base."""
     labelled, class_names = read_validation(request.validation, request.class_names)
     pictures = OwnersPictures.read(labelled, class_names, request.calibrate, base)
     head = base.head(class_names, request.templates)
     classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead("efficiency")).to(request.device).eval()
+    target = MergeTarget(classifier, fine_tuned, own, pictures)
     game, found = None, []
     progress = Progress("trying vectors", len(ranked), "vectors")
     for candidate in ranked:
-        model = TransferredModel(classifier, fine_tuned, candidate.vector.load(store))
+        rule = _trial_rule(candidate, request)
+        fisher = candidate.vector.load_attribution_fisher(store) if "attribution_fisher" in rule.needs else None
+        model = TransferredModel(classifier, fine_tuned, target.edited(rule, candidate.vector.load(store), fisher))
         game = game or pictures.game(model)
         choice = pictures.search(model, game, request.bound).choose(AUTO_LAMBDAS)
         found.append(replace(candidate, tried=choice))
         progress.advance()
     return found
+
+
+def _trial_rule(r: Ranked, request: RecommendRequest) -> MergeRule:
+    """That of the vector; addition where it needs labelled pictures and there are none."""
+    return Addition() if "class_gradient" in r.rule.needs and not request.validation else r.rule
 
 
 def _told(relation: Relation | None, title: str) -> list[str]:
@@ -292,10 +323,10 @@ def _within(relation: Relation) -> str:
     return f"r = {r.estimate:.2f} (interval {r.low:.2f} to {r.high:.2f}; p = {relation.p_within:.3f})"
 
 
-def _tried(r: Ranked) -> str:
+def _tried(r: Ranked, request: RecommendRequest) -> str:
     assert r.tried is not None
     point = r.tried.point
-    parts = [f"lambda2 {point.lambda2:.2f}"]
+    parts = [f"{_trial_rule(r, request).text}, lambda2 {point.lambda2:.2f}"]
     if point.normalized_accuracy is not None:
         parts.append(f"keeps {point.normalized_accuracy:.3f} of the accuracy")
     if point.infidelity is not None:

@@ -12,10 +12,9 @@ from core.attribution_head import HEAD_KINDS
 from core.data.domains import DomainError
 from core.finetune import Recipe
 from core.merging.combination import COMBINATIONS, parse_combination
-from core.merging.parameters import P, ParameterError
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.shapley.estimators import ESTIMATORS
-from sweep.commands.options import add_places, changed, numbers
+from sweep.commands.options import add_places, changed, numbers, parsed
 from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, Start, SweepConfig
 from sweep.experiment.sources import OTHERS, TOGETHER
 from sweep.experiment.suites import DRAWN, own_domains
@@ -49,7 +48,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         num_few_labels=options.num_few_labels,
         select=options.select,
         seed=options.seed,
-        merge=_parsed("--merge", parse_rule, options.merge),
+        merge=parsed("--merge", parse_rule, options.merge),
     )
     game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
     labels = changed(
@@ -91,7 +90,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         start=options.start,
         sources=tuple(options.sources) if options.sources else None,
         targets=tuple(options.targets) if options.targets else None,
-        combine=_parsed("--combine", parse_combination, options.combine),
+        combine=parsed("--combine", parse_combination, options.combine),
     )
     trained = {source for pair in found.pairs for source in pair.source.trained}
     if (options.workers_per_model or 1) > 1 and all(found.recipe_of(source).workers_per_model == 1 for source in trained):
@@ -179,13 +178,6 @@ def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tup
             raise ConfigError(f"--labels names {name} twice: give one location")
         locations[name] = location
     return tuple(replace(d, labels=locations.get(d.name, d.labels)) for d in domains)
-
-
-def _parsed(option: str, parse: Callable[[str], P], text: str | None) -> P | None:
-    try:
-        return None if text is None else parse(text)
-    except ParameterError as error:
-        raise ConfigError(f"{option}: {error}") from error
 
 
 def _lambdas(options: argparse.Namespace, config: SweepConfig) -> tuple[float, ...] | None:

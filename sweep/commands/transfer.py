@@ -9,7 +9,9 @@ from typing import Any
 from core.attribution_head import HEAD_KINDS
 from core.data.domains import DEFAULT_TEMPLATES
 from core.games.lambda2 import Bound
-from sweep.commands.options import numbers
+from core.merging.addition import Addition
+from core.merging.rules import MERGE_RULES, parse_rule
+from sweep.commands.options import numbers, parsed
 from sweep.commands.target_pictures import MAX_CALIBRATION, MAX_VALIDATION
 from sweep.commands.transferring import AUTO_LAMBDAS, TransferRequest, run_transfer
 from sweep.experiment.config import ConfigError
@@ -25,6 +27,10 @@ names, class embeddings, the settings of the attribution head and a model card; 
       loose pictures without labels: lambda2 as the vector's file recommends (`recommend --write`), else by infidelity
   python -m sweep.run transfer --checkpoint mine.pt --vector vector.safetensors --classes names.txt --lambda2 1 --out explaining/
       no pictures at all: the vector as it is; the maps' size is then not fitted
+  python -m sweep.run transfer --checkpoint mine.pt --vector vector.safetensors --merge fisher:source_share=0.3 \\
+      --validation my_pictures/ --out explaining/
+      merged as `universal` of the miniature merges, by Fisher information: your model's is measured on the pictures, the source's comes
+      with the vector (a key of a store, or a file of `recommend --write`)
   python -m sweep.run transfer --checkpoint miniature --vector miniature --class-names cat dog --calibrate photos/ --out explaining/
       nothing but pictures: the base itself as a zero-shot classifier, with the vector in this package (a toy: it knows drawings)
 """
@@ -58,7 +64,14 @@ def add_parser(commands: Any) -> None:
         "--templates", nargs="+", default=list(DEFAULT_TEMPLATES), metavar="TEMPLATE", help="prompts with one {} each, as in your training"
     )
 
-    how = parser.add_argument_group("how much of the vector")
+    how = parser.add_argument_group("how the vector is put in, and how much of it")
+    rules = ", ".join(rule.text for rule in MERGE_RULES.values())
+    how.add_argument(
+        "--merge",
+        default=Addition().text,
+        metavar="RULE[:KEY=VALUE,...]",
+        help=f"addition (eq. 8, default) or another rule of sweeps; with their parameters: {rules}",
+    )
     how.add_argument("--lambda2", default="auto", help="auto (default), or a number: 0 is your checkpoint, 1 the whole vector")
     how.add_argument("--validation", metavar="PICTURES", help="labelled (directory per class, or Parquet): auto keeps their accuracy")
     how.add_argument("--calibrate", metavar="PICTURES", help="unlabelled: maps' size is fitted on them (default: --validation)")
@@ -93,6 +106,7 @@ def request_of(options: argparse.Namespace) -> TransferRequest:
         base=options.base,
         class_names=tuple(options.class_names) if options.class_names else _names_in(options.classes),
         templates=tuple(options.templates),
+        merge=parsed("--merge", parse_rule, options.merge) or Addition(),
         lambda2=_lambda2(options.lambda2),
         lambdas=numbers(options.lambdas) or AUTO_LAMBDAS,
         bound=Bound(options.min_normalized_accuracy, options.confidence),

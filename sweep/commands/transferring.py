@@ -21,10 +21,13 @@ from core.data.loose_pictures import find_pictures
 from core.games.lambda2 import RULE_MEANINGS, Bound, Choice, Lambda2Search, Point
 from core.low_rank import LowRankVector
 from core.map_scale import SMALLEST_SCALE
+from core.merging.addition import Addition
+from core.merging.rule import MergeRule
 from core.model import Base, SelfExplainingClassifier, load_base
 from core.model_directory import CARD, check_new, write_model
-from core.task_vectors import TaskVector
+from core.task_vectors import TaskVector, Weights
 from core.transfer import TransferredModel
+from sweep.commands.merge_target import OR_ADDITION, MergeTarget, check_measurable
 from sweep.commands.target_pictures import (
     MAX_CALIBRATION,
     MAX_VALIDATION,
@@ -49,6 +52,7 @@ LIBRARIES = ("torch", "open_clip_torch", "safetensors")
 class TransferRequest:
     """What the transfer command is asked for. lambda2: None chooses it. class_names: None takes the validation pictures'.
 
+    merge: how the vector is put in; what it needs of the target is measured on the pictures that are given.
     rank: of the vector that is added, and written beside the model; None: the vector as it is.
     max_calibration, max_validation: pictures that are used of those that are there, spread over them.
     """
@@ -59,6 +63,7 @@ class TransferRequest:
     base: str = "miniature"
     class_names: tuple[str, ...] | None = None
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    merge: MergeRule = Addition()
     lambda2: float | None = None
     lambdas: tuple[float, ...] = AUTO_LAMBDAS
     bound: Bound = Bound()
@@ -83,6 +88,7 @@ class TransferRequest:
             raise ConfigError("--max-calibration and --max-validation must be at least 1")
         if self.rank is not None and self.rank < 1:
             raise ConfigError(f"--rank must be at least 1, not {self.rank}")
+        check_measurable(self.merge, self.validation is not None, (self.validation or self.calibrate) is not None)
 
 
 def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
@@ -138,28 +144,37 @@ def _merged(
 ) -> _Merged:
     """The merge at the chosen lambda2. The vector is no longer held afterwards: what is written takes its room."""
     with found_vector(request.vector, base, request.store, request.tracking_uri) as found:
+        attribution_fisher = _brought(request, found)
+        is_edited = request.merge != Addition()
+        target_task = TaskVector.between(tower.weights, dict(base.visual.state_dict()), base.fingerprint) if is_edited else None
         head = base.head(class_names, request.templates, device=request.device)
         # The base's own tower is overwritten: two more copies of it would not fit in the memory that is promised.
         classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead(request.head)).to(request.device).eval()
         low_rank = LowRankVector.of(found.vector, request.rank) if request.rank else None
-        model = TransferredModel(classifier, tower.weights, low_rank.vector() if low_rank else found.vector)
         pictures = OwnersPictures.read(
             labelled, class_names, request.calibrate, base, request.max_validation, request.max_calibration
         )
+        target = MergeTarget(classifier, tower.weights, target_task, pictures)
+        added = target.edited(request.merge, low_rank.vector() if low_rank else found.vector, attribution_fisher)
+        whole = target.edited(request.merge, found.vector, attribution_fisher) if low_rank else added
+        merge = target.described(request.merge, found.source)
+        del target, target_task, attribution_fisher  # frees what was measured
+        model = TransferredModel(classifier, tower.weights, added)
         game = pictures.game(model)
         search = pictures.search(model, game, request.bound)
         choice = _choice(request, search, found)
         say(told(choice, request))
+        if choice.rule == "infidelity" and found.recommended_rule is not None:
+            say(f"the vector's file recommends a lambda2 for --merge {found.recommended_rule}, which this is not")
         cost = None
         if low_rank is not None:
-            whole = TransferredModel(classifier, tower.weights, found.vector)
-            with_whole = pictures.search(whole, game, request.bound).given(choice.point.lambda2).point
-            cost = _cost_of_rank(low_rank, found.vector, choice.point, with_whole)
+            with_whole = pictures.search(TransferredModel(classifier, tower.weights, whole), game, request.bound)
+            cost = _cost_of_rank(low_rank, found.vector, choice.point, with_whole.given(choice.point.lambda2).point)
             say(cost["told"])
         model.set(choice.point.lambda2)
         scale = choice.point.scale or 1.0
         classifier.attribution_head = replace(classifier.attribution_head, scale=scale)
-        provenance = _provenance(request, base, tower, checksums, found, choice, scale, pictures)
+        provenance = _provenance(request, base, tower, checksums, found, merge, choice, scale, pictures)
         if cost is not None:
             provenance["vector"] |= {"rank": request.rank, "cost_of_rank": cost}
         zero = game.zero_infidelity if game else None
@@ -171,14 +186,33 @@ def _choice(request: TransferRequest, search: Lambda2Search, found: FoundVector)
     """By labelled pictures; without them what the vector's file says, which serves better than infidelity on unlabelled ones (README)."""
     if request.lambda2 is not None:
         return search.given(request.lambda2)
-    if request.validation is None and found.lambda2 is not None:
-        return replace(search.given(found.lambda2), rule="vector")
+    if request.validation is None and (recommended := found.lambda2(request.merge)) is not None:
+        return replace(search.given(recommended), rule="vector")
     if request.validation is None and request.calibrate is None:
         raise ConfigError(
-            "--lambda2 auto chooses by pictures, and the vector's file names none: give labelled ones with --validation (best), unlabelled "
-            "ones with --calibrate, or a number (1 adds the vector as it is)"
+            f"--lambda2 auto chooses by pictures, and the vector's file names {_not_recommended(found)}: give labelled ones with "
+            "--validation (best), unlabelled ones with --calibrate, or a number (1 adds the vector as it is)"
         )
     return search.choose(request.lambdas)
+
+
+def _brought(request: TransferRequest, found: FoundVector) -> Weights | None:
+    """What the rule needs of the source, which comes with the vector. Raises ConfigError, with the fix, where it did not."""
+    if "attribution_fisher" not in request.merge.needs:
+        return None
+    brought = found.attribution_fisher()
+    if brought is None:
+        raise ConfigError(
+            f"--merge {request.merge.text} needs attribution_fisher of the vector's source, which {request.vector} does not bring: give "
+            "--vector STORE/artifacts/XX/KEY of a store whose sweep merged by such a rule, or a file that `recommend --write` made from "
+            f"it, {OR_ADDITION}"
+        )
+    return brought
+
+
+def _not_recommended(found: FoundVector) -> str:
+    """What a vector's file recommends, where it is of no use for the rule that was asked for."""
+    return "none" if found.recommended_rule is None else f"one for --merge {found.recommended_rule} alone"
 
 
 def _cost_of_rank(low_rank: LowRankVector, vector: TaskVector, point: Point, whole: Point) -> dict[str, Any]:
@@ -200,7 +234,7 @@ def _cost_of_rank(low_rank: LowRankVector, vector: TaskVector, point: Point, who
 def told(choice: Choice, request: TransferRequest) -> str:
     """What was chosen and why, for people."""
     point = choice.point
-    lines = [f"lambda2 = {point.lambda2:g}: {RULE_MEANINGS[choice.rule]}"]
+    lines = [f"lambda2 = {point.lambda2:g}, merge rule {request.merge.text}: {RULE_MEANINGS[choice.rule]}"]
     if choice.rule == "vector" and point.agreement is not None and point.agreement < request.bound.least:
         lines.append(f"WARNING: only {point.agreement:.1%} of the checkpoint's predictions stay: --validation, or a smaller --lambda2")
     if choice.rule != "given" and point.lambda2 == 0.0:
@@ -230,6 +264,7 @@ def _provenance(
     tower: FineTunedTower,
     checksums: Mapping[str, Future[str]],
     found: FoundVector,
+    merge: Mapping[str, Any],
     choice: Choice,
     scale: float,
     pictures: OwnersPictures,
@@ -245,7 +280,7 @@ def _provenance(
             "relative_distance": tower.distance,
         },
         "vector": {"source": found.source, "sha256": found.sha256, **found.metadata},
-        "merge": {"rule": "addition", "lambda1": 1.0, "lambda2": choice.point.lambda2},
+        "merge": {**merge, "lambda1": 1.0, "lambda2": choice.point.lambda2},
         "choice": {
             "rule": choice.rule,
             "meaning": RULE_MEANINGS[choice.rule],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,18 +12,20 @@ from pathlib import Path
 from safetensors import safe_open
 
 from core.low_rank import load_vector
+from core.merging.addition import Addition
+from core.merging.rule import MergeRule
 from core.miniature.weights import VECTOR_FILE
 from core.model import MINIATURE, Base
-from core.task_vectors import TaskVector, TaskVectorError
+from core.task_vectors import TaskVector, TaskVectorError, Weights, load_attribution_fisher
 from sweep.experiment.config import ConfigError
 from sweep.record.vector_files import RUNS, fetch_vector
 from sweep.stages.dataset import is_artifact
-from sweep.stages.models import open_artifact
+from sweep.stages.sensitivity import stored_attribution_fisher
 from sweep.store.artifacts import Artifact, Store
 from sweep.store.manifest import sha256_of
 
-LAMBDA2 = "lambda2"
-"""The field of a vector's file that recommends a lambda2."""
+LAMBDA2, MERGE = "lambda2", "merge"
+"""The fields of a vector's file that recommend a lambda2 and name the merge rule that it is of; without the second it is addition's."""
 _EXPLAINABILITY = "explainability_vector.safetensors"
 
 
@@ -31,23 +33,29 @@ _EXPLAINABILITY = "explainability_vector.safetensors"
 class FoundVector:
     """An explainability vector of the base. source: where it was, for the record; metadata: what its file says of it.
 
-    checksum: of the file, computed beside what is done with the vector.
+    checksum: of the file, computed beside what is done with the vector. attribution_fisher: of its self-explaining model, a number a
+    weight, read when it is asked for; None where neither the file nor the store has it.
     """
 
     vector: TaskVector
     source: str
     checksum: Future[str]
     metadata: Mapping[str, str]
+    attribution_fisher: Callable[[], Weights | None]
 
     @property
     def sha256(self) -> str:
         return self.checksum.result()
 
-    @property
-    def lambda2(self) -> float | None:
-        """What its file recommends, where `recommend --write` knew the targets of its sweep."""
+    def lambda2(self, rule: MergeRule) -> float | None:
+        """What its file recommends for a merge rule, where `recommend --write` knew the targets of its sweep."""
         text = self.metadata.get(LAMBDA2)
-        return None if text is None else float(text)
+        return float(text) if text is not None and self.recommended_rule == rule.text else None
+
+    @property
+    def recommended_rule(self) -> str | None:
+        """The merge rule that its lambda2 is of, as text; None where its file recommends none."""
+        return self.metadata.get(MERGE, Addition().text) if LAMBDA2 in self.metadata else None
 
 
 @contextmanager
@@ -59,7 +67,7 @@ def found_vector(location: str, base: Base, store: str | None = None, tracking_u
     Raises ConfigError, StoreError, TrackingError or TaskVectorError, with the fix, where there is none, or it is not of this base.
     """
     with tempfile.TemporaryDirectory() as fetched, ThreadPoolExecutor(1) as beside:
-        artifact = Store(store).open(location) if store else open_artifact(location) if is_artifact(location) else None
+        held, artifact = _in_store(location, store)
         path = _in_artifact(artifact, location) if artifact else _file(location, Path(fetched), tracking_uri)
         checksum = beside.submit(sha256_of, path)
         try:
@@ -69,7 +77,20 @@ def found_vector(location: str, base: Base, store: str | None = None, tracking_u
         with safe_open(path, framework="pt") as file:
             metadata = {k: v for k, v in sorted((file.metadata() or {}).items()) if k != "format"}
         source = artifact.key if artifact else location if location.startswith(RUNS) else path.name
-        yield FoundVector(vector, source, checksum, metadata)
+
+        def attribution_fisher() -> Weights | None:
+            return stored_attribution_fisher(held, artifact) if held and artifact else load_attribution_fisher(path)
+
+        yield FoundVector(vector, source, checksum, metadata, attribution_fisher)
+
+
+def _in_store(location: str, store: str | None) -> tuple[Store, Artifact] | tuple[None, None]:
+    """The artifact that a location names, with the store that it lies in."""
+    if store is None and not is_artifact(location):
+        return None, None
+    root, _, key = location.rstrip("/").rpartition("/")
+    held = Store(store or root.rpartition("/artifacts/")[0])
+    return held, held.open(location if store else key)
 
 
 def _in_artifact(artifact: Artifact, location: str) -> Path:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.finetune import Recipe
-from core.task_vectors import TaskVector
+from core.task_vectors import TaskVector, Weights
+from sweep.experiment.sources import TOGETHER
 from sweep.report.result import ResultError, SweepResult
 from sweep.stages.result import read_result
+from sweep.stages.sensitivity import attribution_fisher_keys, stored_attribution_fisher
 from sweep.store.artifacts import Artifact, Store
 
 _TASK, _EXPLAINABILITY = "task_vector.safetensors", "explainability_vector.safetensors"
@@ -40,18 +43,26 @@ class StoredVector:
     def load(self, store: Store) -> TaskVector:
         return TaskVector.load(self.path(store))
 
+    def has_attribution_fisher(self, store: Store) -> bool:
+        return bool(attribution_fisher_keys(store, store.open(self.key)))
+
+    def load_attribution_fisher(self, store: Store) -> Weights | None:
+        """What merge rules need of its self-explaining model; None where no sweep of the store measured it."""
+        return stored_attribution_fisher(store, store.open(self.key))
+
     def load_prediction_only(self, store: Store) -> TaskVector:
         return TaskVector.load(store.open(self.prediction_only).path(_TASK))
 
 
 def stored_vectors(store: Store, base_fingerprint: str) -> list[StoredVector]:
-    """The explainability vectors of a base, by source and alpha; each once, though it may serve under two names.
+    """The explainability vectors of a base, by source and alpha; each once, though it may serve under two names; combined ones too.
 
     One whose prediction-only vector is not in the store is left out.
     """
     vectors = [artifact for key in store.keys("vector") if (artifact := store.open(key)).manifest["params"]["base"] == base_fingerprint]
     start_of = {_inputs(v)[0]: v.key for v in vectors if _TASK in v.manifest["files"]}
     found: dict[tuple[str, ...], StoredVector] = {}
+    by_key: dict[str, tuple[str, StoredVector]] = {}
     for vector in vectors:
         if _EXPLAINABILITY not in vector.manifest["files"]:
             continue
@@ -61,9 +72,34 @@ def stored_vectors(store: Store, base_fingerprint: str) -> list[StoredVector]:
         alpha, recipe = store.open(model).manifest["params"]["alpha"], store.open(start).manifest["params"]["recipe"]
         source, domains = vector.manifest["params"]["source_domain"], _domains(store, store.open(start))
         stored = StoredVector(vector.key, source, domains, float(alpha), start_of[start], Recipe(**recipe))
+        by_key[vector.key] = start, stored
         if (model, start) not in found or (source,) == domains:  # a domain's own name is the clearer one
             found[model, start] = stored
-    return sorted(found.values(), key=lambda v: (v.source, v.alpha, v.key))
+    combined = _combined_vectors(store, by_key, {v.key: _inputs(v)[0] for v in vectors if _TASK in v.manifest["files"]})
+    return sorted([*found.values(), *combined], key=lambda v: (v.source, v.alpha, v.key))
+
+
+def _combined_vectors(store: Store, members: Mapping[str, tuple[str, StoredVector]], trained: Mapping[str, str]) -> list[StoredVector]:
+    """Of several sources' vectors made one. members: a vector's key -> its prediction-only model and itself; trained: a prediction-only
+    vector's key -> its model."""
+    made = [store.open(key) for key in store.keys("combined_vector")]
+    tasks = {_identity(v, [trained.get(key) for key in _inputs(v)]): v.key for v in made if _TASK in v.manifest["files"]}
+    found = []
+    for vector in made:
+        if _EXPLAINABILITY not in vector.manifest["files"] or not set(_inputs(vector)) <= members.keys():
+            continue
+        starts, parts = zip(*(members[key] for key in _inputs(vector)), strict=True)
+        task = tasks.get(_identity(vector, starts))
+        if task is not None:
+            domains = tuple(dict.fromkeys(domain for part in parts for domain in part.domains))
+            source = TOGETHER.join(part.source for part in parts)
+            found.append(StoredVector(vector.key, source, domains, parts[0].alpha, task, parts[0].recipe))
+    return found
+
+
+def _identity(combined: Artifact, models: Sequence[str | None]) -> tuple[str, ...]:
+    """What tells combinations apart: how, and of which prediction-only models."""
+    return json.dumps(combined.manifest["params"]["combination"], sort_keys=True), *(str(model) for model in models)
 
 
 def results_of(store: Store, base_fingerprint: str) -> list[SweepResult]:

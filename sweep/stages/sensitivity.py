@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from core.merging.rule import Need
 from core.sensitivity import attribution_fisher, class_fisher, class_gradient
 from sweep.stages.models import Classifier, FineTuned
 from sweep.stages.stage import Stage
-from sweep.store.artifacts import Store
+from sweep.store.artifacts import Artifact, Store, artifact_key
 
 SENSITIVITY = "sensitivity.safetensors"
 NUM_PICTURES = 256
@@ -44,7 +45,7 @@ class Sensitivity(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"need": self.need, "num_pictures": NUM_PICTURES}
+        return _params(self.need)
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -61,3 +62,32 @@ class Sensitivity(Stage):
     def load(self, store: Store) -> dict[str, Tensor]:
         """A number a weight, by the image tower's names."""
         return load_file(self.artifact(store).path(SENSITIVITY))
+
+
+def _params(need: Need) -> dict[str, Any]:
+    return {"need": need, "num_pictures": NUM_PICTURES}
+
+
+def attribution_fisher_keys(store: Store, vector: Artifact) -> list[str]:
+    """What a sweep by a merge rule that needs it measured for an explainability vector in a store, as keys there: of its self-explaining
+    model; of a combined vector, of each member's. Empty where the store lacks one.
+    """
+    is_combined = vector.manifest["stage"] == "combined_vector"
+    found = [_measured_for(store, key) for key in (vector.manifest["inputs"] if is_combined else [vector.key])]
+    keys = [key for key in found if key is not None]
+    return keys if len(keys) == len(found) else []
+
+
+def stored_attribution_fisher(store: Store, vector: Artifact) -> dict[str, Tensor] | None:
+    """A number a weight; the mean where there are several keys, as sweeps merge. None where the store lacks one."""
+    found = [load_file(store.open(key).path(SENSITIVITY)) for key in attribution_fisher_keys(store, vector)]
+    return {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]} if found else None
+
+
+def _measured_for(store: Store, key: str) -> str | None:
+    """Of the model that a vector was made from: the key follows from the manifests."""
+    if not store.exists(key) or not (inputs := store.open(key).manifest["inputs"]) or not store.exists(inputs[0]):
+        return None
+    made_from = [inputs[0], *store.open(inputs[0]).manifest["inputs"]]
+    measured = artifact_key(Sensitivity.kind, Sensitivity.version, _params("attribution_fisher"), made_from)
+    return measured if store.exists(measured) else None
