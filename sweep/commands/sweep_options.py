@@ -6,20 +6,21 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from core.attribution_head import HEAD_KINDS
 from core.data.domains import DomainError
 from core.finetune import Recipe
 from core.merging.combination import COMBINATIONS, parse_combination
-from core.merging.parameters import P, ParameterError
-from core.merging.rules import MERGE_RULES, parse_rule
+from core.merging.parameters import ParameterError
+from core.merging.rules import MERGE_RULES, parse_searched_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers
 from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, Start, SweepConfig
 from sweep.experiment.sources import OTHERS, TOGETHER
 from sweep.experiment.suites import DRAWN, own_domains
 
+T = TypeVar("T")
 Suites = Mapping[str, Callable[[], SweepConfig]]
 
 
@@ -35,6 +36,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         config = replace(config, domains=tuple(replace(d, templates=tuple(options.templates)) for d in config.domains))
     if options.labels:
         config = replace(config, domains=_with_labels(config.domains, options.labels))
+    merge, searched = _parsed("--merge", parse_searched_rule, options.merge) or (None, None)
     search = changed(
         config.search,
         method=options.search,
@@ -49,7 +51,8 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         num_few_labels=options.num_few_labels,
         select=options.select,
         seed=options.seed,
-        merge=_parsed("--merge", parse_rule, options.merge),
+        merge=merge,
+        searched=searched,
     )
     game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
     labels = changed(
@@ -181,7 +184,7 @@ def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tup
     return tuple(replace(d, labels=locations.get(d.name, d.labels)) for d in domains)
 
 
-def _parsed(option: str, parse: Callable[[str], P], text: str | None) -> P | None:
+def _parsed(option: str, parse: Callable[[str], T], text: str | None) -> T | None:
     try:
         return None if text is None else parse(text)
     except ParameterError as error:
@@ -236,7 +239,8 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     search.add_argument(
         "--merge",
         metavar="RULE[:KEY=VALUE,...]",
-        help=f"how vectors are put together: addition (eq. 8) or another rule; with their parameters: {rules}",
+        help="how vectors are put together: addition (eq. 8) or another rule; KEY=search lets Optuna find a value for each pair; with "
+        f"their parameters: {rules}",
     )
     search.add_argument("--num-trials", type=int, help="points an Optuna study evaluates for a pair")
     search.add_argument("--min-normalized-accuracy", type=float, help="accuracy constraint on a chosen point")
