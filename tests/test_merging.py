@@ -105,7 +105,8 @@ def test_a_rule_says_what_evidence_it_lacks(rule, towers, evidence):
 def test_a_rule_is_its_text_and_its_search_space_holds_values_that_it_takes(rule):
     assert MERGE_RULES[rule.name] is rule and parse_rule(rule.name) == parse_rule(rule.text) == rule
     for name, (low, high) in rule.search_space().items():
-        assert low < high
+        assert low < high and low <= getattr(rule, name) <= high
+        assert {parameter.name: parameter.type for parameter in fields(rule)}[name] == "float"  # what a study suggests
         for value in (low, (low + high) / 2, high):
             changed = rule.with_parameters({name: value})
             assert asdict(changed) == asdict(rule) | {name: value}

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 
 from core import merging
-from core.merging.parameters import parse
+from core.merging.parameters import parse, parse_searched
 from core.merging.rule import MergeRule
 
 
@@ -32,3 +32,8 @@ MERGE_RULES: dict[str, MergeRule] = _declared()
 def parse_rule(text: str) -> MergeRule:
     """A rule by `NAME` or `NAME:key=value,key=value`. Raises ParameterError, with what there is, for a bad name, parameter or value."""
     return parse(text, MERGE_RULES, "merge rule")
+
+
+def parse_searched_rule(text: str) -> tuple[MergeRule, tuple[str, ...]]:
+    """A rule and those of its parameters that are to be searched: `fisher:source_share=search`. Raises ParameterError."""
+    return parse_searched(text, MERGE_RULES, "merge rule")

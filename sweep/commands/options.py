@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from core.merging.parameters import P, ParameterError
+from core.merging.parameters import ParameterError
 from sweep.experiment.config import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def changed(config: Any, **changes: Any) -> Any:
         raise ConfigError(str(error)) from error
 
 
-def parsed(option: str, parse: Callable[[str], P], text: str | None) -> P | None:
+def parsed(option: str, parse: Callable[[str], T], text: str | None) -> T | None:
     """What an option names with its parameters. Raises ConfigError, with what there is, for what `parse` refuses."""
     try:
         return None if text is None else parse(text)

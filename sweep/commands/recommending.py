@@ -258,7 +258,7 @@ def _shared_lambda2(results: list[SweepResult], vector: StoredVector, least: flo
 def _known_rule(text: str) -> MergeRule | None:
     try:
         return parse_rule(text)
-    except ParameterError:  # of another version of this package
+    except ParameterError:  # of another version of this package, or with a parameter of its own for each pair
         return None
 
 

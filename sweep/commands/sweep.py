@@ -180,7 +180,7 @@ def _flat_settings(config: SweepConfig) -> dict[str, Any]:
         "alphas": list(config.search.alphas),
         "lambdas": list(config.search.lambdas),
         "lambda1": config.search.lambda1,
-        "merge": config.search.merge.text,
+        "merge": config.search.merge_text,
         "search": config.search.method,
         "select": config.search.select,
         "label_source": config.labels.train_source,

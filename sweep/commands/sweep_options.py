@@ -12,7 +12,7 @@ from core.attribution_head import HEAD_KINDS
 from core.data.domains import DomainError
 from core.finetune import Recipe
 from core.merging.combination import COMBINATIONS, parse_combination
-from core.merging.rules import MERGE_RULES, parse_rule
+from core.merging.rules import MERGE_RULES, parse_searched_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers, parsed
 from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, Start, SweepConfig
@@ -34,6 +34,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         config = replace(config, domains=tuple(replace(d, templates=tuple(options.templates)) for d in config.domains))
     if options.labels:
         config = replace(config, domains=_with_labels(config.domains, options.labels))
+    merge, searched = parsed("--merge", parse_searched_rule, options.merge) or (None, None)
     search = changed(
         config.search,
         method=options.search,
@@ -48,7 +49,8 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         num_few_labels=options.num_few_labels,
         select=options.select,
         seed=options.seed,
-        merge=parsed("--merge", parse_rule, options.merge),
+        merge=merge,
+        searched=searched,
     )
     game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
     labels = changed(
@@ -228,7 +230,8 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
     search.add_argument(
         "--merge",
         metavar="RULE[:KEY=VALUE,...]",
-        help=f"how vectors are put together: addition (eq. 8) or another rule; with their parameters: {rules}",
+        help="how vectors are put together: addition (eq. 8) or another rule; KEY=search lets Optuna find a value for each pair; with "
+        f"their parameters: {rules}",
     )
     search.add_argument("--num-trials", type=int, help="points an Optuna study evaluates for a pair")
     search.add_argument("--min-normalized-accuracy", type=float, help="accuracy constraint on a chosen point")

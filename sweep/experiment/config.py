@@ -13,6 +13,7 @@ from core.finetune import Recipe
 from core.games.attribution_labels import LabelSettings
 from core.merging.addition import Addition
 from core.merging.combination import Combination, Mean
+from core.merging.parameters import ParameterError
 from core.merging.rule import MergeRule
 from core.value_function import ValueFunction
 from sweep.experiment.sources import ConfigError, Pair, Source, make_pairs
@@ -109,6 +110,7 @@ class SearchSettings:
     is. objective: what is wanted of a point that meets it (`sweep.stages.objectives`). calibration: `scale` fits one factor of the maps
     on the validation pictures' own game values, which are no labels. num_few_labels: validation labels that the objective `few_labels`
     may see. select: the split that alpha and lambda2 are chosen on. merge: how the vectors are put together, eq. 8 or another rule.
+    searched: parameters of `merge` that a study finds with alpha and lambda2, each within the rule's own range, from `merge`'s value on.
     compares_objectives: every point is scored on test as well, for a table of what each objective would have chosen.
     """
 
@@ -126,6 +128,12 @@ class SearchSettings:
     select: Selection = "validation"
     seed: int = 0
     merge: MergeRule = field(default_factory=Addition)
+    searched: tuple[str, ...] = ()
+
+    @property
+    def merge_text(self) -> str:
+        """The rule as `--merge` takes it."""
+        return self.merge.text_searching(self.searched)
 
     def __post_init__(self) -> None:
         for alpha in self.alphas:
@@ -147,6 +155,28 @@ class SearchSettings:
             raise ConfigError(f"accuracy_confidence must lie between 0 and 1, not {self.accuracy_confidence}")
         if self.num_few_labels < 1:
             raise ConfigError(f"num_few_labels must be at least 1, not {self.num_few_labels}")
+        self._check_searched()
+
+    def _check_searched(self) -> None:
+        try:
+            self.merge.check_searched(self.searched)
+        except ParameterError as error:
+            raise ConfigError(f"--merge: {error}") from error
+        names, asked = " and ".join(self.searched), f"--merge {self.merge_text}"
+        if self.searched and self.method == "grid":
+            raise ConfigError(
+                f"{asked} is found by a study, and a grid is over alpha and lambda2: take --search optuna, or give {names} a value"
+            )
+        if self.searched and self.compares_objectives:
+            raise ConfigError(
+                f"{asked} is a rule for each pair, and this sweep looks for one point, of one rule, that suits several targets: "
+                f"give {names} a value, or search it by all_pairs, which takes the same --sources"
+            )
+        if self.searched and self.num_trials <= (num_first := 1 + len(self.alphas)):
+            raise ConfigError(
+                f"{asked} is searched after a study's first {num_first} trials, which are at the rule's own values: "
+                f"give --num-trials more than {num_first}"
+            )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from core.metrics import SCORE_NAMED, SCORES
 from sweep.report.colour_scale import colour_scale
 from sweep.report.example import Example
 from sweep.report.figures.matrices import READINGS
-from sweep.report.result import PAIR_COLUMNS, SCORE_COLUMNS, SweepResult
+from sweep.report.result import MERGE_COLUMN, PAIR_COLUMNS, SCORE_COLUMNS, SweepResult
 from sweep.report.tables import KEPT_ACCURACY, MODEL_TITLES, PAIR_TITLES, chosen_pairs, curve_split, headline, known_references, matrix
 from sweep.report.tables import pair_references as references_of_pairs
 
@@ -86,6 +86,7 @@ def _pairs(result: SweepResult, pairs: pd.DataFrame, references: pd.DataFrame) -
                 "scores": _numbers({name: pair[name] for name in SCORE_COLUMNS}),
                 "similarities": _numbers({n: pair[n] for n in ("similarity_prediction_only", "similarity_explainability")}),
                 "references": {row["reference"]: _numbers({n: row[n] for n in SCORE_COLUMNS}) for row in bars[key].to_dict("records")},
+                **({MERGE_COLUMN: pair[MERGE_COLUMN]} if MERGE_COLUMN in pair else {}),
                 "cells": {name: [_number(value) for value in searched[name]] for name in _CELL_COLUMNS},
                 "artifacts": dict(result.artifacts.get(key, {})),
             }

@@ -19,6 +19,8 @@ SCORE_COLUMNS = tuple(score.name for score in SCORES)
 POINT_COLUMNS = ("attribution_scale", "normalized_accuracy_lower", "few_labels_e_rmse")
 """Of a point besides its scores: the factor of its maps, the lower confidence limit of its normalised accuracy, E-RMSE on a few labels."""
 CELL_COLUMNS = (*PAIR_COLUMNS, "alpha", "lambda1", "lambda2", "split", "trial", "is_chosen", *POINT_COLUMNS, *SCORE_COLUMNS)
+MERGE_COLUMN = "merge"
+"""Of cells besides, where parameters of the merge rule were searched: the rule as `--merge` takes it, with its values at the point."""
 OBJECTIVE_COLUMNS = (*PAIR_COLUMNS, "objective", "needs_labels", "alpha", "lambda2", "attribution_scale", *SCORE_COLUMNS)
 REFERENCE_COLUMNS = ("domain", "reference", "alpha", *SCORE_COLUMNS)
 SIMILARITY_COLUMNS = (*PAIR_COLUMNS, "alpha", "similarity_prediction_only", "similarity_explainability")
@@ -41,7 +43,7 @@ FRAMES = {
 }
 """The tables of a result and their columns."""
 
-_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference", "objective", "model"}
+_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference", "objective", "model", MERGE_COLUMN}
 _NULLABLE_COLUMNS = {*SCORE_COLUMNS, "normalized_accuracy_lower", "similarity_prediction_only", "similarity_explainability"}
 _BOUNDS = {
     "alpha": (0.0, 1.0),
@@ -67,9 +69,9 @@ class SweepResult:
 
     command: what was asked for, such as `all_pairs`. sources: names of what explanations are transferred from; a source may be several
     domains taken together, and need not be a target. targets: the domains they are transferred to. pairs: the planned (source, target).
-    cells: every evaluated point (CELL_COLUMNS). The chosen point of a pair is its row with `is_chosen` on split
-    `test`, one at most; pairs without one count as unfinished. With provenance["select"] == "validation" no other row
-    may be on test.
+    cells: every evaluated point (CELL_COLUMNS, and MERGE_COLUMN where it was searched). The chosen point of a pair is its row with
+    `is_chosen` on split `test`, one at most; pairs without one count as unfinished. With provenance["select"] == "validation" no other
+    row may be on test.
     references: REFERENCE_COLUMNS, scored on each target's test split, at most one row a (domain, reference, alpha);
     alpha is NaN where none applies, `supervised` has a row an alpha.
     similarities: SIMILARITY_COLUMNS, cosines of the task vectors of source and target at that alpha.
@@ -108,7 +110,8 @@ class SweepResult:
             "source_domain": self.sources, "target_domain": self.targets, "domain": self.targets, "model": SOURCE_MODELS,
         }  # fmt: skip
         for name, columns in FRAMES.items():
-            frame = _checked_frame(name, getattr(self, name), columns, allowed)
+            own = (*columns, MERGE_COLUMN) if name == "cells" and MERGE_COLUMN in self.cells else columns
+            frame = _checked_frame(name, getattr(self, name), own, allowed)
             if "source_domain" in columns:
                 strangers = set(frame[list(PAIR_COLUMNS)].itertuples(index=False, name=None)) - set(self.pairs)
                 if strangers:

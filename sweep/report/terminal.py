@@ -8,7 +8,7 @@ import pandas as pd
 from core.metrics import SCORE_NAMED, SCORES
 from sweep.report.evidence import groups
 from sweep.report.findings import findings, warnings
-from sweep.report.result import SweepResult
+from sweep.report.result import MERGE_COLUMN, SweepResult
 from sweep.report.table1 import PAPER_SCORES, ROWS, table1
 from sweep.report.tables import BEATEN, KEPT_ACCURACY, MODEL_TITLES, best_of_targets, best_pairs, chosen_pairs, headline, objective_table
 from sweep.report.text import PAIR_LENGTH, ascii_pair, ascii_text, number
@@ -30,6 +30,9 @@ def terminal_summary(result: SweepResult, num_pairs: int = 8) -> str:
     lines += ["", f"{'source -> target':<{PAIR_LENGTH + 1}}{'alpha':>6}{'lambda2':>8}{_row(s.terminal_title or '' for s in _SHOWN)}"]
     for name, (_, pair) in zip(names, best.iterrows(), strict=True):
         lines.append(f"{name:<{PAIR_LENGTH + 1}}{pair['alpha']:>6.2f}{pair['lambda2']:>8.2f}{_scores(pair)}")
+    if MERGE_COLUMN in best:
+        lines += ["", "Merged by, as the searches chose:"]
+        lines += [f"{name:<{PAIR_LENGTH + 1}} {ascii_text(rule, 60)}" for name, rule in zip(names, best[MERGE_COLUMN], strict=True)]
     over = f"Means over all {len(pairs)} pairs and, for the references, over the same targets:"
     lines += ["", over if len(pairs) > 1 else "Beside the references of its target:"]
     for model, row in headline(result).iterrows():

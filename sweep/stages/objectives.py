@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from core.merging.rule import MergeRule
 from sweep.experiment.config import ObjectiveName, SearchSettings
 
 Cell = dict[str, Any]
+"""The point, its split and its scores (CELL_COLUMNS); where parameters of the merge rule are searched, the rule's text under `merge`."""
 Point = tuple[float, float]
 """(alpha, lambda2)"""
-Evaluate = Callable[[float, float], Cell]
-"""(alpha, lambda2) -> the cell of that point on some split."""
+
+
+class Evaluate(Protocol):
+    """A point -> its cell on some split."""
+
+    def __call__(self, alpha: float, lambda2: float, merge: MergeRule | None = None) -> Cell:
+        """merge: with its parameters at this point; None: the search's own rule."""
 
 
 def keeps_accuracy(cell: Cell, search: SearchSettings) -> bool:
@@ -35,7 +42,7 @@ class Objective(ABC):
         """The best of the feasible cells, one at least. cells: all."""
 
     def next_point(self, cells: Sequence[Cell], search: SearchSettings) -> Point | None:
-        """Where it would look next; None leaves that to the sampler."""
+        """Where it would look next; None leaves that to the sampler. cells: all of one merge rule."""
         return None
 
     def choose(self, cells: Sequence[Cell], search: SearchSettings) -> Cell:
@@ -49,11 +56,14 @@ class Objective(ABC):
 @dataclass(frozen=True)
 class AccuracyBound(Objective):
     """The largest lambda2 below which every point keeps the accuracy: explanation grows with lambda2 and accuracy falls, so that the bound
-    alone, which needs no explanation label, says how far to go. Between alphas the smallest infidelity at the best scale decides.
+    alone, which needs no explanation label, says how far to go. Between alphas, and between merge rules with other parameters, the smallest
+    infidelity at the best scale decides.
     """
 
     def best(self, feasible: Sequence[Cell], cells: Sequence[Cell], search: SearchSettings) -> Cell:
-        furthest = [found for alpha in search.alphas if (found := self._furthest(cells, alpha, search)) is not None]
+        curves = [[cell for cell in cells if cell.get("merge") == merge] for merge in dict.fromkeys(cell.get("merge") for cell in cells)]
+        at_ends = (self._furthest(curve, alpha, search) for alpha in search.alphas for curve in curves)
+        furthest = [found for found in at_ends if found is not None]
         return min(furthest or list(feasible), key=lambda cell: (_or_infinite(cell["infidelity_at_best_scale"]), -cell["lambda2"]))
 
     def next_point(self, cells: Sequence[Cell], search: SearchSettings) -> Point | None:

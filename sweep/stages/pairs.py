@@ -1,4 +1,4 @@
-"""The search over alpha and lambda2 of one (source, target) pair."""
+"""The search over alpha, lambda2 and, where asked, parameters of the merge rule of one (source, target) pair."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pandas as pd
 from core.metrics import SCORES
 from core.task_vectors import cosine_matrix
 from sweep.experiment.config import SearchSettings
-from sweep.report.result import CELL_COLUMNS, OBJECTIVE_COLUMNS, SIMILARITY_COLUMNS
+from sweep.report.result import CELL_COLUMNS, MERGE_COLUMN, OBJECTIVE_COLUMNS, SIMILARITY_COLUMNS
 from sweep.stages.objectives import OBJECTIVES, Cell, keeps_accuracy
-from sweep.stages.points import Points, Transfer
+from sweep.stages.points import Points, Transfer, point_of
 from sweep.stages.stage import ChildRun, Stage
 from sweep.stages.study import run_study
 from sweep.store.artifacts import Store
@@ -28,7 +28,9 @@ _POINT_SETTINGS = ("lambda1", "lambdas", "select", "merge", "calibration", "accu
 
 def _searched(search: SearchSettings) -> dict[str, Any]:
     settings = asdict(search)
-    settings["merge"] = {"name": search.merge.name, **settings["merge"]}
+    searched, ranges = settings.pop("searched"), search.merge.search_space()
+    values = {k: {"search": ranges[k], "first": v} if k in searched else v for k, v in settings["merge"].items()}
+    settings["merge"] = {"name": search.merge.name, **values}
     return {**settings, "scores": [score.name for score in SCORES]}
 
 
@@ -67,7 +69,8 @@ class Cells(Stage):
 class PairSearch(Stage):
     """Search one pair: evaluate points on the selection split, choose one, score that one on test.
 
-    Files: cells.parquet, similarities.parquet, and study.journal (an Optuna journal storage) for Optuna.
+    Files: cells.parquet, similarities.parquet, and study.journal (an Optuna journal storage) for Optuna. Where parameters of the merge rule
+    are searched, the cells have MERGE_COLUMN besides.
     """
 
     kind = "pair"
@@ -107,9 +110,10 @@ class PairSearch(Stage):
             self._compared(cells, points).to_parquet(directory / "objectives.parquet", index=False)
         chosen["is_chosen"] = True
         if search.select == "validation":
-            on_test = points.on("test")(chosen["alpha"], chosen["lambda2"])
+            on_test = points.on("test")(*point_of(chosen))
             cells.append({**on_test, "trial": chosen["trial"], "is_chosen": True})
-        pd.DataFrame(cells)[list(CELL_COLUMNS)].to_parquet(directory / "cells.parquet", index=False)
+        columns = [*CELL_COLUMNS, *([MERGE_COLUMN] if search.searched else [])]
+        pd.DataFrame(cells)[columns].to_parquet(directory / "cells.parquet", index=False)
         self._similarities(store).to_parquet(directory / "similarities.parquet", index=False)
         return {"num_cells": len(cells), "constraint_met": keeps_accuracy(chosen, search)}
 
@@ -168,7 +172,7 @@ class PairSearch(Stage):
         row = self.chosen(store, "test")
         similarities = self.similarities(store)
         at_alpha = similarities[similarities["alpha"] == row["alpha"]].iloc[0]
-        points = ("source_domain", "target_domain", "alpha", "lambda1", "lambda2")
+        points = ("source_domain", "target_domain", "alpha", "lambda1", "lambda2", *([MERGE_COLUMN] if self.search.searched else []))
         scores = [c for c in CELL_COLUMNS if c not in (*points, "split", "trial", "is_chosen")]
         similar = ("similarity_prediction_only", "similarity_explainability")
         return ChildRun(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from core.map_scale import rescaled
-from core.merging.rule import Evidence, Merger
+from core.merging.rule import Evidence, Merger, MergeRule
+from core.merging.rules import parse_rule
 from core.metrics import Scores, e_rmse, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
 from core.statistics.proportions import kept_accuracy
 from core.task_vectors import TaskVector, Weights
 from sweep.experiment.config import Device, SearchSettings
+from sweep.report.result import MERGE_COLUMN
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
 from sweep.stages.objectives import Cell, Evaluate
@@ -78,44 +81,57 @@ class Points:
         base = transfer.zero_shot.base.load().visual.state_dict()
         self._base = {name: weight.to(transfer.device) for name, weight in base.items()}
         self._task: TaskVector = transfer.target_task.load(store).to(transfer.device)
-        self._mergers: dict[float, Merger] = {}
+        self._mergers: dict[tuple[float, MergeRule], Merger] = {}
+        self._max_mergers = len(search.alphas) + 1  # each holds a vector on the device
         self._splits: dict[str, _Split] = {}
-        self._scales: dict[tuple[float, float], float] = {}
+        self._scales: dict[tuple[float, float, MergeRule], float] = {}
 
-    def classifier(self, alpha: float, lambda2: float) -> SelfExplainingClassifier:
-        """The transferred model of a point, before calibration. The same object every time."""
-        if alpha not in self._mergers:
-            self._mergers[alpha] = self._merger(alpha)
-        weights = self._mergers[alpha].weights(self._search.lambda1, lambda2)
+    def classifier(self, alpha: float, lambda2: float, merge: MergeRule | None = None) -> SelfExplainingClassifier:
+        """The transferred model of a point, before calibration. The same object every time.
+
+        merge: the rule with its parameters at this point, where some are searched; None: the search's own.
+        """
+        rule = merge or self._search.merge
+        if (alpha, rule) not in self._mergers:
+            while len(self._mergers) >= self._max_mergers:
+                del self._mergers[next(iter(self._mergers))]  # the oldest
+            self._mergers[alpha, rule] = self._merger(alpha, rule)
+        weights = self._mergers[alpha, rule].weights(self._search.lambda1, lambda2)
         self._classifier.visual.load_state_dict(weights)
         return self._classifier
 
-    def scale(self, alpha: float, lambda2: float) -> float:
+    def at(self, cell: Mapping[str, Any]) -> SelfExplainingClassifier:
+        """The transferred model of an evaluated point, by its cell."""
+        return self.classifier(*point_of(cell))
+
+    def scale(self, alpha: float, lambda2: float, merge: MergeRule | None = None) -> float:
         """The factor that calibrates a point's maps, found on the validation pictures; 1 where none is wanted."""
         if self._search.calibration == "none":
             return 1.0
-        if (alpha, lambda2) not in self._scales:
+        point = alpha, lambda2, merge or self._search.merge
+        if point not in self._scales:
             evaluator = self._split("validation").evaluator
-            _, attributions = evaluator.outputs(self.classifier(alpha, lambda2))
-            self._scales[alpha, lambda2] = evaluator.map_scale(self._classifier.attribution_head, attributions)
-        return self._scales[alpha, lambda2]
+            _, attributions = evaluator.outputs(self.classifier(*point))
+            self._scales[point] = evaluator.map_scale(self._classifier.attribution_head, attributions)
+        return self._scales[point]
 
-    def _merger(self, alpha: float) -> Merger:
+    def _merger(self, alpha: float, rule: MergeRule) -> Merger:
         transfer, store = self._transfer, self._store
         (vector,) = (v for v in transfer.source_vectors if v.alpha == alpha)
         evidence = _evidence(store, transfer.sensitivities_at(alpha))
-        return self._search.merge.prepare(self._base, self._task, vector.load(store), transfer.device, evidence)
+        return rule.prepare(self._base, self._task, vector.load(store), transfer.device, evidence)
 
     def on(self, split: str) -> Evaluate:
-        """A function (alpha, lambda2) -> the cell of that point on a split."""
+        """A function that gives the cell of a point on a split."""
         found = self._split(split)
 
-        def evaluate(alpha: float, lambda2: float) -> Cell:
+        def evaluate(alpha: float, lambda2: float, merge: MergeRule | None = None) -> Cell:
+            rule = merge or self._search.merge
             head = self._classifier.attribution_head
-            logits, attributions = found.evaluator.outputs(self.classifier(alpha, lambda2))
+            logits, attributions = found.evaluator.outputs(self.classifier(alpha, lambda2, rule))
             if split == "validation" and self._search.calibration == "scale":
-                self._scales[alpha, lambda2] = found.evaluator.map_scale(head, attributions)
-            scale = self.scale(alpha, lambda2)
+                self._scales[alpha, lambda2, rule] = found.evaluator.map_scale(head, attributions)
+            scale = self.scale(alpha, lambda2, rule)
             attributions = rescaled(head, attributions, scale)
             is_correct = found.evaluator.is_correct(logits)
             scores = found.evaluator.map_scores(attributions, is_correct)
@@ -126,6 +142,7 @@ class Points:
                 "alpha": float(alpha),
                 "lambda1": float(self._search.lambda1),
                 "lambda2": float(lambda2),
+                **({MERGE_COLUMN: rule.text} if self._search.searched else {}),
                 "split": split,
                 "is_chosen": False,
                 "attribution_scale": scale * head.scale,
@@ -145,6 +162,11 @@ class Points:
             logits, _ = evaluator.outputs(self._classifier)
             self._splits[split] = _Split(evaluator, transfer.prediction_only.load(self._store, split), evaluator.is_correct(logits))
         return self._splits[split]
+
+
+def point_of(cell: Mapping[str, Any]) -> tuple[float, float, MergeRule | None]:
+    """(alpha, lambda2, merge rule) of a cell; None where the rule is the search's own."""
+    return cell["alpha"], cell["lambda2"], parse_rule(cell[MERGE_COLUMN]) if MERGE_COLUMN in cell else None
 
 
 def _evidence(store: Store, sensitivities: Sequence[Sensitivity]) -> Evidence:

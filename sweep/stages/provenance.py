@@ -26,7 +26,8 @@ def provenance(config: SweepConfig, pairs: Sequence[PairSearch], store: Store) -
     }
     for name in ("data", "recipe", "search"):
         flat.update({f"{name}.{k}": v for k, v in asdict(getattr(config, name)).items()})
-    flat |= {"search.merge": config.search.merge.text, "combine": config.combine.text}
+    del flat["search.searched"]  # the rule's text says it
+    flat |= {"search.merge": config.search.merge_text, "combine": config.combine.text}
     for split in ("train", "validation", "test"):
         flat.update({f"labels.{split}.{k}": v for k, v in asdict(getattr(config.labels, split)).items()})
     flat["labels.train_source"] = config.labels.train_source

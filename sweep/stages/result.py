@@ -16,7 +16,6 @@ from core.metrics import Scores, mean_scores, with_normalized
 from sweep.experiment.config import SweepConfig
 from sweep.report.page import write_report
 from sweep.report.result import (
-    CELL_COLUMNS,
     CONVERGENCE_COLUMNS,
     OBJECTIVE_COLUMNS,
     REFERENCE_COLUMNS,
@@ -74,7 +73,7 @@ class Result(Stage):
             targets=tuple(reference.target for reference in self.references),
             pairs=tuple((pair.transfer.source, pair.transfer.target) for pair in self.pairs),
             provenance=provenance(self.config, self.pairs, store),
-            cells=pd.concat([pair.cells(store) for pair in self.pairs], ignore_index=True)[list(CELL_COLUMNS)],
+            cells=pd.concat([pair.cells(store) for pair in self.pairs], ignore_index=True),
             references=self._references(store),
             similarities=pd.concat([pair.similarities(store) for pair in self.pairs], ignore_index=True)[list(SIMILARITY_COLUMNS)],
             source_models=self._source_models(store),

@@ -1,4 +1,7 @@
-"""The Optuna study of a pair: E-RMSE down, accuracy up, with the accuracy bound as a constraint. The only use of Optuna."""
+"""The Optuna study of a pair: E-RMSE down, accuracy up, with the accuracy bound as a constraint. The only use of Optuna.
+
+It searches alpha, lambda2 and, where asked, parameters of the merge rule.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from core.merging.rule import MergeRule
 from sweep.experiment.config import SearchSettings
 from sweep.stages.objectives import OBJECTIVES, Cell, Evaluate
+from sweep.stages.points import point_of
 
 PAPER_LAMBDA2 = 0.8
 
@@ -18,7 +23,8 @@ PAPER_LAMBDA2 = 0.8
 def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, journal: Path) -> list[Cell]:
     """The cells of a study's trials, kept in an Optuna journal storage.
 
-    The first trials are the prediction-only target model (lambda2 = 0, always feasible) and, for each alpha, the paper's lambda2.
+    The first trials are the prediction-only target model (lambda2 = 0, always feasible) and, for each alpha, the paper's lambda2. They are
+    merged by the search's own rule; from then on its searched parameters are the sampler's, as `merge.NAME`, each within its range.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objective = OBJECTIVES[search.objective]
@@ -32,20 +38,34 @@ def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, j
         )
         study.set_user_attr("sweep_key", key)
         low, high = search.lambdas
-        study.enqueue_trial({"alpha": search.alphas[0], "lambda2": min(max(0.0, low), high)})
+        own = _parameters(search.merge, search)
+        study.enqueue_trial({"alpha": search.alphas[0], "lambda2": min(max(0.0, low), high), **own})
         for alpha in search.alphas:
-            study.enqueue_trial({"alpha": alpha, "lambda2": min(max(PAPER_LAMBDA2, low), high)})
+            study.enqueue_trial({"alpha": alpha, "lambda2": min(max(PAPER_LAMBDA2, low), high), **own})
         cells: list[Cell] = []
         num_given = 1 + len(search.alphas)
         for number in range(search.num_trials):
             # From then on every other trial is where the objective would look, the rest is the sampler's.
-            wanted = objective.next_point(cells, search) if number >= num_given and number % 2 else None
-            if wanted is not None:
-                study.enqueue_trial({"alpha": wanted[0], "lambda2": wanted[1]})
+            if number >= num_given and number % 2:
+                # A curve over lambda2 is one of one merge rule: the one that would be chosen now.
+                _, _, rule = point_of(objective.choose(cells, search))
+                alike = [cell for cell in cells if point_of(cell)[2] == rule]
+                wanted = objective.next_point(alike, search)
+                if wanted is not None:
+                    study.enqueue_trial({"alpha": wanted[0], "lambda2": wanted[1], **_parameters(rule or search.merge, search)})
             trial = study.ask()
             alpha = trial.suggest_categorical("alpha", list(search.alphas))
-            cell = evaluate(alpha, trial.suggest_float("lambda2", low, high))
+            lambda2 = trial.suggest_float("lambda2", low, high)
+            ranges = search.merge.search_space()
+            values = {name: trial.suggest_float(f"merge.{name}", *ranges[name]) for name in search.searched}
+            cell = evaluate(alpha, lambda2, search.merge.with_parameters(values))
             trial.set_constraint("normalized_accuracy", search.min_normalized_accuracy - (cell["normalized_accuracy_lower"] or 0.0))
             study.tell(trial, [cell["e_rmse"], cell["accuracy"]])
             cells.append(cell)
     return cells
+
+
+def _parameters(rule: MergeRule, search: SearchSettings) -> dict[str, float]:
+    """A rule's values of the searched parameters by their names in a study, brought into their ranges."""
+    ranges = search.merge.search_space()
+    return {f"merge.{name}": min(max(getattr(rule, name), ranges[name][0]), ranges[name][1]) for name in search.searched}

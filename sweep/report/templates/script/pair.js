@@ -11,7 +11,7 @@ function cellRows(pair) {
   return pair.cells.alpha.map((_, i) => {
     const row = Object.fromEntries(names.map((name) => [name, pair.cells[name][i]]));
     row.keeps = data.constraint === null || (row.normalized_accuracy_lower ?? 0) >= data.constraint;
-    row.isChosen = row.alpha === pair.alpha && row.lambda2 === pair.lambda2;
+    row.isChosen = row.alpha === pair.alpha && row.lambda2 === pair.lambda2 && row.trial === pair.trial;
     return row;
   });
 }

@@ -49,6 +49,7 @@ function drawPair(pair) {
   const drawnCharts = rows.length ? charts(pair, rows) : [];
   dialogBody.replaceChildren(
     element("p", {}, `Chosen on ${data.split}: alpha ${shown(pair.alpha, 2)}, lambda1 ${shown(pair.lambda1, 2)}, lambda2 ${shown(pair.lambda2, 2)}; `
+      + (pair.merge ? `merged by ${pair.merge}; ` : "")
       + `maps scaled by ${pair.attribution_scale.toPrecision(2)}. Cosine of the two domains' prediction-only vectors ${shown(similarities.similarity_prediction_only)}, `
       + `of their explainability vectors ${shown(similarities.similarity_explainability)}.`),
     ...pictures(pair, rows),
