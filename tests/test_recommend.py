@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_the_next_command_names_the_rule(two_seeds, base, tmp_path, capsys):
     (row,) = (line for line in out.splitlines() if f" {best[:12]} " in line)
     rule = row.split()[-1]
     assert (f"--merge {rule}" in following) == (rule != "addition")
+    words = shlex.split(following.removeprefix("Next: "))[3:]
+    assert words[words.index("--validation") + 1] == pictures
+    words[words.index("explaining/")] = str(tmp_path / "explaining")
+    assert command_line.main(words) == 0 and (tmp_path / "explaining" / "open_clip_model.safetensors").is_file()
+
+
+def test_without_pictures_the_next_command_says_what_is_missing_and_brings_the_sweeps_lambda2(two_seeds, base, tmp_path, capsys):
+    write_checkpoint(tmp_path / "mine.safetensors", base)
+    command = ["recommend", "--store", str(two_seeds / "sweep_store"), "--target", str(tmp_path / "mine.safetensors")]
+    assert command_line.main(command) == 0
+    (following,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: "))
+    request = command_line.make_parser().parse_args(shlex.split(following.removeprefix("Next: "))[3:])
+    assert request.class_names == ["CLASS", "CLASS"] and request.lambda2 not in (None, "auto") and request.validation is None
 
 
 def test_labelled_pictures_are_fine_tuned_on_as_the_sources_were(two_seeds, tmp_path, capsys):

@@ -8,7 +8,8 @@ from typing import Any
 from core.data.domains import DEFAULT_TEMPLATES
 from core.games.lambda2 import Bound
 from core.metrics import SCORES
-from sweep.commands.recommending import RecommendRequest, run_recommend
+from sweep.commands.recommendation import RecommendRequest
+from sweep.commands.recommending import run_recommend
 
 DESCRIPTION = """\
 Rank the explainability vectors of a sweep's store for a new target: by the similarity of its prediction-only task vector to those of the
