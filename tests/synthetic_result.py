@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from core.metrics import SCORES, chance_iou_at
-from sweep.report.example import Example, LambdaMaps
+from sweep.report.example import EXAMPLE_ATTRIBUTIONS, Example, LambdaMaps
 from sweep.report.result import (
     CELL_COLUMNS,
     CONVERGENCE_COLUMNS,
@@ -205,16 +205,19 @@ def _example(
     def blurred(strength: float) -> np.ndarray:
         return (strength * patches + 0.3 * rng.normal(size=GRID * GRID)).astype(np.float32)
 
-    strengths = {"label": 2.0, "transferred": 0.8, "prediction_only": 0.0, "supervised": 1.4, "zero_shot": 0.1}
-    domain, noise = domains[index % len(domains)], rng.normal(size=GRID * GRID)
-    shown = sorted({lambdas[0], lambdas[len(lambdas) // 2], lambdas[-1]})
+    domain = domains[index % len(domains)]
     others = [source for source in sources if source != domain]
+    strengths = {"label": 2.0, "transferred": 0.8, "prediction_only": 0.0, "supervised": 1.4, "zero_shot": 0.1}
+    if "," not in others[index % len(others)]:
+        strengths |= {"source_prediction_only": 0.05, "source_self_explaining": 1.0}
+    noise = rng.normal(size=GRID * GRID)
+    shown = sorted({lambdas[0], lambdas[len(lambdas) // 2], lambdas[-1]})
     return Example(
         domain=domain,
         source_domain=others[index % len(others)],
         class_name=f"a disc {index}",
         pixels=pixels,
-        attributions={name: blurred(strength) for name, strength in strengths.items()},
+        attributions={name: blurred(strengths[name]) for name in EXAMPLE_ATTRIBUTIONS if name in strengths},
         over_lambda={
             source: LambdaMaps(
                 lambdas=tuple(shown),

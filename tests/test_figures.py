@@ -1,15 +1,18 @@
 """The figures show what the frames say, where they say it."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from synthetic_result import DOMAINS, synthetic_result
 
 from core.metrics import iou_at, top_patches
 from core.statistics import pearson
-from sweep.report.figures.coefficients import coefficient_panels
+from sweep.report.figures.coefficients import caption, coefficient_panels
+from sweep.report.figures.convergence import convergence_panel
 from sweep.report.figures.examples import example_rows
 from sweep.report.figures.highlighting import faded, outline
 from sweep.report.figures.matrices import matrix_panel
@@ -66,6 +69,39 @@ def test_curves_have_a_band_where_there_are_alphas_enough(alphas, num_bands):
         assert len([line for line in axes.lines if line.get_marker() not in ("None", "")]) == len(DOMAINS)
 
 
+def test_curves_of_a_universal_sweep_are_of_one_source_each():
+    """A row of panels a source, each named, with axes that say what they are."""
+    result = synthetic_result(DOMAINS[:3], sources=["concepts", "others"], command="universal", num_examples=0)
+    figure = coefficient_panels(result)
+    *panels, _ = figure.axes
+    assert [axes.get_title() for axes in panels] == [
+        "(a) concepts", "(b) concepts", "(c) concepts", "(d) others", "(e) others", "(f) others",
+    ]  # fmt: skip
+    assert all(axes.get_ylabel().endswith("is better)") for axes in panels)
+    pairs = chosen_pairs(result).set_index(["source_domain", "target_domain"])
+    cells = result.cells[result.cells["split"] == "validation"]
+    for row, source in enumerate(("concepts", "others")):
+        for line, target in zip(panels[3 * row + 1].lines, DOMAINS[:3], strict=False):
+            own = cells[(cells["source_domain"] == source) & (cells["target_domain"] == target)]
+            own = own[np.isclose(own["alpha"], pairs.loc[(source, target), "alpha"])]
+            np.testing.assert_allclose(line.get_ydata(), own.sort_values("lambda2")["iou_at_10"])
+    assert "A row of panels each: concepts, others." in caption(result).text
+
+
+def test_levels_differ_in_colour_and_dashes_from_each_other_and_from_the_references():
+    """Figure 6. With dashes that differ a line is known to who sees no hue."""
+    result = synthetic_result(DOMAINS[:4], sources=["concepts", "others", "concepts,others"], has_convergence=True, num_examples=0)
+    axes = convergence_panel(result).axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[:2] == ["Kernel SHAP", "its 95 % interval, 4 targets"]
+    lines = [line for line in axes.lines if str(line.get_label()).startswith(("from", "chance", "label"))]
+    assert len(lines) == 5
+    for number, line in enumerate(lines):
+        for other in lines[:number]:
+            assert np.abs(np.subtract(to_rgb(line.get_color()), to_rgb(other.get_color()))).max() > 0.2
+            assert line.get_linestyle() != other.get_linestyle() or line._unscaled_dash_pattern != other._unscaled_dash_pattern
+
+
 def test_correlation_panels_state_r_of_what_they_plot(result):
     figure = similarity_correlations(result)
     assert len(figure.axes) == 6
@@ -104,6 +140,21 @@ def test_example_rows_state_the_overlap_that_they_show(result):
     maps = {name: values[None] for name, values in example.attributions.items()}
     label = maps.pop("label")
     assert shown == {name: f"{iou_at(10, values, label):.2f}" for name, values in maps.items()}
+
+
+def test_example_columns_are_the_papers_and_a_combined_source_has_no_model_of_its_own(result):
+    """Figure 5: the proposed model, the target's, the source's two, zero-shot; supervised beside them."""
+    example = result.examples[0]
+    combined = replace(example, attributions={k: v for k, v in example.attributions.items() if not k.startswith("source_")})
+    axes = example_rows([example, combined]).axes[0]
+    titles = [text.get_text() for text in axes.texts if text.get_fontweight() == "bold" and text.get_ha() == "center"]
+    assert titles == [
+        "input", "label", "transferred", "prediction-only", "source,\nprediction-only", "source,\nself-explaining", "zero-shot",
+        "supervised",
+    ]  # fmt: skip
+    missing = [text for text in axes.texts if text.get_text() == "no such\nmodel"]
+    assert [round(text.get_position()[0] - 0.47) for text in missing] == [4, 5]
+    assert "not run" not in [text.get_text() for text in axes.texts]
 
 
 def test_only_the_top_patches_keep_their_colours():

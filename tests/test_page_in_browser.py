@@ -57,7 +57,7 @@ def canvases(page: Browser) -> list[str]:
 def test_it_opens_without_an_error_and_asks_for_nothing_else(page, page_path):
     assert [address for address in page.requests if not address.startswith("data:")] == [page_path.resolve().as_uri()]
     drawn = page.evaluate("document.querySelectorAll('#gallery canvas').length")
-    assert drawn == 5 * 4  # input, label, transferred and prediction-only of five pictures
+    assert drawn == 5 * 8  # of five pictures the input, the label and six models
     assert page.evaluate("getComputedStyle(document.querySelector('.only-static')).display") == "none"
 
 
@@ -111,6 +111,20 @@ def test_the_slider_changes_the_transferred_map_and_no_other(page):
     assert float(page.evaluate(cursor)) < float(at_end)
 
 
+def test_the_sources_own_models_are_shown_with_the_source_that_they_are_of(page):
+    example = RESULT.examples[0]
+    assert {"source_prediction_only", "source_self_explaining"} <= set(example.attributions)
+    for source in (name for name in RESULT.sources if name != example.domain):
+        page.evaluate("document.getElementById('pair').close()")
+        pairs = chosen_pairs(RESULT)
+        (number,) = pairs.index[(pairs["source_domain"] == source) & (pairs["target_domain"] == example.domain)]
+        page.evaluate(CELL.format(number) + ".click()")
+        titles = [title for title in canvases(page) if title.startswith("source's")]
+        of_one_picture = 2 if source == example.source_domain else 0
+        other = RESULT.examples[4]  # of the same target, from another source
+        assert len(titles) == of_one_picture + (2 if source == other.source_domain else 0)
+
+
 def test_opacity_and_the_strongest_patches_change_every_map(page):
     page.evaluate(CELL.format(0) + ".click()")
     before = canvases(page)
@@ -138,7 +152,9 @@ def test_the_matrix_and_the_pair_are_reached_by_keys_alone(page):
     title = page.evaluate("document.getElementById('pair-title').textContent")
     following = chosen_pairs(RESULT).iloc[below + 1]
     assert title == f"{following['source_domain']} → {following['target_domain']}"
+    page.evaluate("{ window.closing = new Promise((done) => document.getElementById('pair').addEventListener('close', done)); }")
     page.press("Escape")
+    page.evaluate("window.closing.then(() => null)")
     assert not page.evaluate("document.getElementById('pair').open") and page.evaluate(focused) == below + 1
 
 

@@ -11,9 +11,11 @@ import torch
 from in_process import compute, graph_of
 from safetensors import safe_open
 
+from core.attribution_head import COSINE
 from core.finetune import finetune
 from core.metrics import e_rmse
 from sweep.experiment.sources import Source
+from sweep.stages.heads import load_heads
 from sweep.stages.scoring import hardly_differ
 from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
@@ -62,6 +64,26 @@ def test_maps_over_lambda2_begin_at_prediction_only_and_hold_the_transferred_one
     pair = graph.pair(graph.config.pairs[0])
     assert result.artifacts[pair.transfer.source, pair.transfer.target]["search of the pair"] == pair.key
     assert {key for keys in result.artifacts.values() for key in keys.values()} <= {stage.key for stage in graph.stages}
+
+
+@torch.inference_mode()
+def test_examples_hold_the_sources_own_models_with_the_targets_classes(finished):
+    """Against the same pictures through the network, put together here: prediction-only with cosines, self-explaining with the sweep's."""
+    store, graph, _ = finished
+    for pair in graph.config.pairs:
+        (first, *_) = graph.examples(pair.target).load(store)
+        pixels = torch.from_numpy(first.pixels.transpose(2, 0, 1)[None].copy())
+        inputs = graph.base.preprocessing.normalise(pixels)
+        class_ids = torch.tensor([graph.domains[pair.target].class_names.index(first.class_name)])
+        models = {
+            "source_prediction_only": (graph.prediction_only(pair.source), COSINE),
+            "source_self_explaining": (graph.self_explaining(pair.source, 0.5), graph.config.attribution_head),
+        }
+        for name, (model, head) in models.items():
+            classifier = graph.base.load().classifier(load_heads(store, [graph.head(pair.target)]), head)
+            classifier.visual.load_state_dict(model.load(store))
+            expected = classifier.eval()(inputs, class_ids).attributions[0]
+            np.testing.assert_allclose(first.attributions[name], expected, atol=1e-5)  # two pictures in a batch, or one
 
 
 def test_inputs_come_first_and_each_stage_once(finished):

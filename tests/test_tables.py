@@ -119,18 +119,20 @@ def test_matrix_has_sources_as_rows_and_targets_as_columns(result):
 
 
 def test_a_curve_is_the_mean_over_sources_at_each_pairs_chosen_alpha(result):
-    curves = coefficient_curves(result, "iou_at_10")
+    curves = coefficient_curves(result, "iou_at_10", result.sources)
     pairs = chosen_pairs(result).set_index(["source_domain", "target_domain"])["alpha"]
     cells = result.cells[(result.cells["split"] == "validation") & (result.cells["target_domain"] == "cars")]
     cells = cells[cells["lambda2"] == 0.8]
     at = [row.iou_at_10 for row in cells.itertuples() if row.alpha == pairs[row.source_domain, "cars"]]
     assert len(at) == 7
     assert curves.loc[0.8, "cars"] == pytest.approx(np.mean(at))
+    of_one = cells[(cells["source_domain"] == "scenes") & (cells["alpha"] == pairs["scenes", "cars"])]["iou_at_10"].item()
+    assert coefficient_curves(result, "iou_at_10", ["scenes"]).loc[0.8, "cars"] == pytest.approx(of_one)
 
 
 def test_a_band_is_the_t_interval_of_the_curves_of_all_alphas():
     result = synthetic_result(sources=["others"], num_examples=0)
-    band = alpha_bands(result, "iou_at_10")["scenes"]
+    band = alpha_bands(result, "iou_at_10", result.sources)["scenes"]
     cells = result.cells[(result.cells["split"] == "validation") & (result.cells["target_domain"] == "scenes")]
     at = cells[np.isclose(cells["lambda2"], 0.8)].set_index("alpha")["iou_at_10"]
     low, high = stats.t.interval(0.95, len(at) - 1, at.mean(), at.std(ddof=1) / np.sqrt(len(at)))
@@ -138,7 +140,7 @@ def test_a_band_is_the_t_interval_of_the_curves_of_all_alphas():
 
 
 def test_two_alphas_make_no_band():
-    bands = alpha_bands(synthetic_result(alphas=[0.2, 0.5], num_examples=0), "iou_at_10")
+    bands = alpha_bands(synthetic_result(alphas=[0.2, 0.5], num_examples=0), "iou_at_10", DOMAINS)
     assert set(bands) == set(DOMAINS) and all(band.empty for band in bands.values())
 
 
@@ -148,16 +150,28 @@ def test_pairs_searched_at_different_lambda2_are_joined_by_straight_lines():
     cells["iou_at_10"] = cells["lambda2"] * 0.4  # straight in lambda2 for every pair
     of_one_pair = (cells["source_domain"] == "b") & (cells["target_domain"] == "a") & (cells["split"] == "validation")
     cells = cells[~(of_one_pair & (cells["lambda2"] == 0.5))]
-    curves = coefficient_curves(replace(result, cells=cells), "iou_at_10")
+    curves = coefficient_curves(replace(result, cells=cells), "iou_at_10", result.sources)
     assert curves["a"].to_dict() == pytest.approx({0.0: 0.0, 0.5: 0.2, 1.0: 0.4})
 
 
-def test_a_curve_ends_where_most_sources_end():
+def test_a_curve_ends_where_the_first_of_its_sources_ends():
     result = synthetic_result(["a", "b", "c", "d"], alphas=[0.5], lambdas=[0.0, 0.5, 1.0], num_examples=0)
     cells = result.cells
-    is_cut = (cells["target_domain"] == "a") & cells["source_domain"].isin(["b", "c"]) & (cells["lambda2"] == 1.0)
-    curves = coefficient_curves(replace(result, cells=cells[~is_cut | (cells["split"] == "test")]), "iou_at_10")
+    is_cut = (cells["target_domain"] == "a") & (cells["source_domain"] == "b") & (cells["lambda2"] == 1.0)
+    cut = replace(result, cells=cells[~is_cut | (cells["split"] == "test")])
+    curves = coefficient_curves(cut, "iou_at_10", result.sources)
     assert math.isnan(curves.loc[1.0, "a"]) and not math.isnan(curves.loc[1.0, "b"])
+    assert not math.isnan(coefficient_curves(cut, "iou_at_10", ["c"]).loc[1.0, "a"])
+
+
+def test_a_curve_begins_at_lambda2_0_that_was_evaluated_at_another_alpha():
+    """There the vector has no weight, so the model is the same at each alpha."""
+    result = synthetic_result(["a", "b"], num_examples=0)
+    chosen = chosen_pairs(result).set_index(["source_domain", "target_domain"]).loc[("a", "b"), "alpha"]
+    cells = result.cells[(result.cells["lambda2"] > 0) | (result.cells["split"] == "test") | (result.cells["alpha"] != chosen)]
+    zero = cells[(cells["source_domain"] == "a") & (cells["lambda2"] == 0) & (cells["split"] == "validation")]["iou_at_10"]
+    curves = coefficient_curves(replace(result, cells=cells), "iou_at_10", ["a"])
+    assert len(zero) == 2 and curves.loc[0.0, "b"] == pytest.approx(zero.mean())
 
 
 def test_domain_table_puts_transferred_rows_beside_every_reference(result):

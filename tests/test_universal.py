@@ -61,6 +61,15 @@ def test_seeds_share_the_pictures_and_nothing_that_is_trained(swept):
     assert stages["pictures"] == 3 and stages["finetune"] == 2 * 3 * 2 and stages["result"] == 2
 
 
+def test_a_source_of_several_has_no_model_of_its_own_to_show(swept):
+    graph = SweepGraph("universal", config("--suite", "miniature", *TINY_UNIVERSAL), *facts(Store(str(swept / "sweep_store"))))
+    examples = graph.examples("clean_digits")
+    models_of = zip(examples.pairs, examples.source_models, strict=True)
+    names = {pair.transfer.source: [name for name, _ in models] for pair, models in models_of}
+    own = ["source_prediction_only", "source_self_explaining"]
+    assert names == {"concepts": own, "others": own, "concepts,others": []}
+
+
 def test_a_source_of_several_trains_nothing_and_its_vector_is_the_others_in_one(swept):
     """Of each seed the combination of the two vectors that the pair's own sources have; the one trained on the target has no part in it."""
     store = Store(str(swept / "sweep_store"))

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-EXAMPLE_ATTRIBUTIONS = ("label", "transferred", "prediction_only", "supervised", "zero_shot")
+EXAMPLE_ATTRIBUTIONS = (
+    "label", "transferred", "prediction_only", "source_prediction_only", "source_self_explaining", "zero_shot", "supervised",
+)  # fmt: skip
+"""In the order of the paper's Figure 5, which has all but the last."""
 
 
 class ExampleError(ValueError):
@@ -45,7 +48,8 @@ class Example:
     """One test picture with the attributions of its true class from every model that is compared.
 
     pixels: uint8 [H, W, 3]; attributions: name in EXAMPLE_ATTRIBUTIONS -> float32 [M], M = g * g patches row by row.
-    `label` must be there; a model that was not run is left out. `source_domain` is where `transferred` came from.
+    `label` must be there; a model that was not run is left out. `source_domain` is where `transferred` came from; `source_prediction_only`
+    and `source_self_explaining` are its own models with the target's classes, which a source of combined vectors does not have.
     over_lambda: source -> the maps of its pair with this target; may be of no source.
     """
 

@@ -25,6 +25,8 @@ MODEL_TITLES = {
     "transferred": "transferred, mean",
     "transferred_mean": "transferred, mean",
     "transferred_best": "transferred, best by IoU@10",
+    "source_prediction_only": "source's prediction-only",
+    "source_self_explaining": "source's self-explaining",
     **REFERENCE_TITLES,
 }
 
@@ -228,12 +230,12 @@ def matrix(result: SweepResult, values: pd.DataFrame, column: str) -> pd.DataFra
     return rectangle.reindex(index=list(result.sources), columns=list(result.targets))
 
 
-def coefficient_curves(result: SweepResult, score: str, alpha: float | None = None) -> pd.DataFrame:
-    """`score` against lambda2 for each target domain: index lambda2, a column a target, the mean over its sources.
+def coefficient_curves(result: SweepResult, score: str, sources: Sequence[str], alpha: float | None = None) -> pd.DataFrame:
+    """`score` against lambda2 for each target domain: index lambda2, a column a target, the mean over those of `sources` that it has.
 
-    Of each pair the cells at its chosen lambda1 and alpha count; with `alpha`, at that one. Pairs may have been evaluated at different
-    lambda2: between two of its own points a pair is taken as straight, and beyond them it is left out of the mean. A lambda2 that fewer
-    than half of a target's sources reach is NaN: the mean would jump as sources drop out.
+    Of each pair the cells at its chosen lambda1 and alpha count; with `alpha`, at that one; and those at lambda2 = 0, where alpha says
+    nothing. Pairs may have been evaluated at different lambda2: between two of its own points a pair is taken as straight. A lambda2 that
+    not all of a target's pairs reach is NaN: the mean would jump as pairs drop out.
     Split: `curve_split`.
     """
     cells = result.cells[result.cells["split"] == curve_split(result)].dropna(subset=[score])
@@ -243,26 +245,31 @@ def coefficient_curves(result: SweepResult, score: str, alpha: float | None = No
     keys = [*PAIR_COLUMNS, "alpha", "lambda1", "lambda2"]
     means = cells.assign(**cells[["alpha", "lambda1", "lambda2"]].round(9)).groupby(keys)[score].mean()
     points = {key: of_pair.droplevel(keys[:-1]) for key, of_pair in means.groupby(level=keys[:-1])}
+    at_zero = means[means.index.get_level_values("lambda2") == 0.0].groupby(list(PAIR_COLUMNS)).mean()
     curves: dict[str, list[np.ndarray]] = {domain: [] for domain in result.targets}
     for pair in chosen_pairs(result).itertuples():
         key = (pair.source_domain, pair.target_domain, round(pair.alpha if alpha is None else alpha, 9), round(pair.lambda1, 9))
-        if key in points:
-            curve = np.interp(lambdas, points[key].index, points[key].to_numpy(), left=math.nan, right=math.nan)
+        if key in points and pair.source_domain in sources:
+            own = points[key]
+            if key[:2] in at_zero.index and own.index[0] > 0.0:
+                own = pd.concat([pd.Series({0.0: at_zero[key[:2]]}), own])
+            curve = np.interp(lambdas, own.index, own.to_numpy(), left=math.nan, right=math.nan)
             curves[pair.target_domain].append(curve)
-    columns = {domain: _mean_where_half_known(found, len(lambdas)) for domain, found in curves.items()}
+    columns = {domain: np.mean(found, axis=0) if found else np.full(len(lambdas), math.nan) for domain, found in curves.items()}
     return pd.DataFrame(columns, index=pd.Index(lambdas, name="lambda2"))
 
 
-def alpha_bands(result: SweepResult, score: str) -> dict[str, pd.DataFrame]:
+def alpha_bands(result: SweepResult, score: str, sources: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Of each target the 95 % t interval of its curve over the alphas, as in the paper's Figure 4: index lambda2, columns low and high.
 
-    Only where three alphas or more have a value: an interval over two says nothing.
+    Only of three alphas or more, an interval over two says nothing; and only where all of them are known.
     """
     cells = result.cells[result.cells["split"] == curve_split(result)]
-    curves = [coefficient_curves(result, score, alpha) for alpha in sorted(set(cells["alpha"].round(9)))]
+    curves = [coefficient_curves(result, score, sources, alpha) for alpha in sorted(set(cells["alpha"].round(9)))]
     bands = {}
     for target in result.targets:
-        values = pd.concat([curve[target] for curve in curves], axis=1).dropna(thresh=3)
+        values = pd.concat([curve[target] for curve in curves], axis=1).dropna(axis=1, how="all")
+        values = values.dropna() if values.shape[1] > 2 else values.iloc[:0]
         means = {lambda2: mean_interval(row) for lambda2, row in zip(values.index, values.to_numpy(), strict=True)}
         bands[target] = pd.DataFrame({"low": {k: m.low for k, m in means.items()}, "high": {k: m.high for k, m in means.items()}})
     return bands
@@ -281,11 +288,3 @@ def missing_pairs(result: SweepResult) -> list[tuple[str, str]]:
 
 def _alpha_key(frame: pd.DataFrame) -> pd.Series:
     return frame["alpha"].round(9)
-
-
-def _mean_where_half_known(curves: Sequence[np.ndarray], length: int) -> np.ndarray:
-    if not curves:
-        return np.full(length, math.nan)
-    stacked = np.stack(curves)
-    num_known = (~np.isnan(stacked)).sum(axis=0)
-    return np.where(2 * num_known >= len(curves), np.nansum(stacked, axis=0) / np.maximum(num_known, 1), math.nan)

@@ -33,19 +33,21 @@ NUM_LAMBDAS = 6
 class Examples(Stage):
     """The first labelled test pictures of a target (the first, not picked) with every model's attributions.
 
-    `transferred` is the target's pair with the smallest E-RMSE on the split that points are chosen on; `supervised` is at that pair's
-    alpha. Of every pair that transfers to the target the maps of some evaluated points are kept: those at its chosen alpha, and
-    lambda2 = 0, where alpha says nothing.
+    `transferred` is the target's pair with the smallest E-RMSE on the split that points are chosen on; `supervised` and the source's own
+    models are those of that pair and its alpha. source_models: of each pair, by name, as Table 1 has them; of a combined source none. Of
+    every pair that transfers to the target the maps of some evaluated points are kept: those at its chosen alpha, and lambda2 = 0, where
+    alpha says nothing.
     """
 
     kind = "examples"
-    version = 2
+    version = 3
     uses_device = True
 
     target: str
     preprocessing: Preprocessing
     pictures: Pictures
     pairs: tuple[PairSearch, ...]
+    source_models: tuple[tuple[tuple[str, Classifier], ...], ...]
     zero_shot: Classifier
     prediction_only: Classifier
     supervised: tuple[Classifier, ...]
@@ -62,7 +64,8 @@ class Examples(Stage):
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        models = [stage for classifier in (self.prediction_only, *self.supervised) for stage in classifier.inputs]
+        of_sources = [classifier for models in self.source_models for _, classifier in models]
+        models = [stage for classifier in (self.prediction_only, *self.supervised, *of_sources) for stage in classifier.inputs]
         return (self.pictures, *self.pairs, *dict.fromkeys(models), self.test)
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
@@ -75,7 +78,9 @@ class Examples(Stage):
         chosen = [pair.chosen(store, pair.search.select) for pair in self.pairs]
         best = min(range(len(chosen)), key=lambda i: chosen[i]["e_rmse"])
         (supervised,) = (c for c in self.supervised if c.alpha == chosen[best]["alpha"])
-        models = {"prediction_only": self.prediction_only, "supervised": supervised, "zero_shot": self.zero_shot}
+        alpha_of = {"source_prediction_only": 1.0, "source_self_explaining": chosen[best]["alpha"]}
+        of_source = {name: classifier for name, classifier in self.source_models[best] if classifier.alpha == alpha_of[name]}
+        models = {"prediction_only": self.prediction_only, **of_source, "supervised": supervised, "zero_shot": self.zero_shot}
         outputs = {name: pictures.explained(classifier.load(store))[1] for name, classifier in models.items()}
         pairs: list[dict[str, Any]] = []
         for i, pair in enumerate(self.pairs):
@@ -124,7 +129,7 @@ class Examples(Stage):
                 source_domain=description["source_domain"],
                 class_name=class_names[class_id],
                 pixels=arrays["pixels"][i],
-                attributions={name: arrays[name][i].astype(np.float32) for name in EXAMPLE_ATTRIBUTIONS},
+                attributions={name: arrays[name][i].astype(np.float32) for name in EXAMPLE_ATTRIBUTIONS if name in arrays},
                 over_lambda={
                     pair["source_domain"]: LambdaMaps(
                         lambdas=pair["lambdas"],

@@ -184,18 +184,11 @@ class SweepGraph:
 
     def scores(self, target: str, reference: str, classifier: Classifier) -> ModelScores:
         """Of one of a target's models."""
+        preprocessing, pictures, device = self.base.preprocessing, self.pictures(target), self.config.device
+        labels = self.labels(target, "validation"), self.labels(target, "test")
         return self._once(
             ("scores", target, reference, classifier.fingerprint),
-            lambda: ModelScores(
-                target,
-                reference,
-                self.base.preprocessing,
-                self.pictures(target),
-                classifier,
-                self.labels(target, "validation"),
-                self.labels(target, "test"),
-                self.config.device,
-            ),
+            lambda: ModelScores(target, reference, preprocessing, pictures, classifier, *labels, device),
         )
 
     def prediction_only_scores(self, target: str) -> ModelScores:
@@ -251,6 +244,9 @@ class SweepGraph:
         )
 
     def _source_models(self, pair: Pair) -> tuple[ModelScores, ...]:
+        return tuple(self.scores(pair.target, name, classifier) for name, classifier in self._source_classifiers(pair))
+
+    def _source_classifiers(self, pair: Pair) -> tuple[tuple[str, Classifier], ...]:
         """The source's own models with the target's classes: prediction-only with the paper's head, self-explaining with the sweep's.
 
         Several sources whose vectors were made one have none.
@@ -261,10 +257,7 @@ class SweepGraph:
         models = [("source_prediction_only", self.prediction_only(pair.source), COSINE)]
         for alpha in self.config.search.alphas:
             models.append(("source_self_explaining", self.self_explaining(pair.source, alpha), self.config.attribution_head))
-        return tuple(
-            self.scores(pair.target, name, Classifier(self.base, head, model, self.config.device, attribution_head))
-            for name, model, attribution_head in models
-        )
+        return tuple((name, Classifier(self.base, head, model, self.config.device, explains)) for name, model, explains in models)
 
     def sensitivities(self, pair: Pair) -> tuple[Sensitivity, ...]:
         """What the merge rule needs: attributions are the source's, classes the target's."""
@@ -285,13 +278,15 @@ class SweepGraph:
         return self._once(("pair", pair), lambda: PairSearch(self.transfer(pair), self.config.search, prefix))
 
     def examples(self, target: str) -> Examples:
+        pairs = [pair for pair in self.config.pairs if pair.target == target]
         return self._once(
             ("examples", target),
             lambda: Examples(
                 target,
                 self.base.preprocessing,
                 self.pictures(target),
-                tuple(self.pair(pair) for pair in self.config.pairs if pair.target == target),
+                tuple(self.pair(pair) for pair in pairs),
+                tuple(self._source_classifiers(pair) for pair in pairs),
                 self.zero_shot(target),
                 self.classifier(target, 1.0),
                 tuple(self.classifier(target, alpha, self.config.attribution_head) for alpha in self.config.search.alphas),

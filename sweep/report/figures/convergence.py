@@ -8,11 +8,12 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from core.statistics.crossing import crossing_interval
 from core.statistics.intervals import Interval, mean_interval
-from sweep.report.figures.style import CHANCE, DOTS_PER_INCH, LABEL_CEILING, Caption, colours
+from sweep.report.figures.style import CHANCE, DOTS_PER_INCH, LABEL_CEILING, Caption, level_lines
 from sweep.report.result import SweepResult
 from sweep.report.tables import chosen_pairs, headline
 from sweep.report.text import shown_name
 
+_CURVE = "#333333"
 PAPER_CROSSING = 150
 """Perturbations, of ViT-B/32 over the paper's ten targets."""
 
@@ -22,7 +23,8 @@ def caption(result: SweepResult) -> Caption:
     return Caption(
         "How many evaluations one pass is worth",
         "IoU@10 of plain Kernel SHAP with the test labels, mean over the targets with its 95 % interval, against its evaluations a "
-        "picture; the labels were made on other coalitions. Level lines: the transferred models, one pass. Kernel SHAP reaches the level "
+        "picture; the labels were made on other coalitions. Level lines: the transferred models, one pass; "
+        "a diamond where Kernel SHAP reaches one. Kernel SHAP reaches the level "
         f"at: {levels}. In the paper: {PAPER_CROSSING}. The labels are estimates too: the label ceiling is what a second draw of them "
         "reaches.",
     )
@@ -30,19 +32,20 @@ def caption(result: SweepResult) -> Caption:
 
 def convergence_panel(result: SweepResult) -> Figure:
     """One panel: the curve with its band, a level a source, chance and label ceiling."""
-    figure = Figure(dpi=DOTS_PER_INCH, figsize=(7.4, 4.2), layout="constrained")
+    figure = Figure(dpi=DOTS_PER_INCH, figsize=(7.8, 4.2), layout="constrained")
     axes = figure.subplots()
     table = result.convergence.groupby(["budget", "target_domain"])["iou_at_10"].mean().unstack("target_domain")
     means = [mean_interval(row.to_numpy()) for _, row in table.iterrows()]
     budgets = table.index.to_numpy()
-    axes.plot(budgets, [m.estimate for m in means], color="#1f4e79", marker="o", markersize=4, label="Kernel SHAP")
+    axes.plot(budgets, [m.estimate for m in means], color=_CURVE, marker="o", markersize=4, label="Kernel SHAP")
     if all(math.isfinite(m.low) for m in means):
-        axes.fill_between(budgets, [m.low for m in means], [m.high for m in means], color="#1f4e79", alpha=0.15, linewidth=0)
-    colour_of = colours(result.sources)
+        label = f"its 95 % interval, {means[0].n} targets"
+        axes.fill_between(budgets, [m.low for m in means], [m.high for m in means], color=_CURVE, alpha=0.13, linewidth=0, label=label)
+    line_of = level_lines(result.sources)
     for source, (level, found) in _levels(result).items():
-        axes.axhline(level, color=colour_of[source], linestyle="--", linewidth=1.3, label=f"from {shown_name(source)}, one pass")
+        axes.axhline(level, label=f"from {shown_name(source)}, one pass", **line_of[source])
         if found is not None:
-            axes.plot([found.estimate], [level], marker="D", color=colour_of[source], markersize=6)
+            axes.plot([found.estimate], [level], marker="D", color=line_of[source]["color"], markersize=6, zorder=4)
     references = headline(result)["iou_at_10"]
     axes.axhline(references["chance"], label="chance", **CHANCE)
     axes.axhline(references["label_ceiling"], label="label ceiling", **LABEL_CEILING)

@@ -31,6 +31,10 @@ ZERO_SHOT: dict[str, Any] = {"color": "#8a8a8a", "linestyle": "--", "linewidth":
 CHANCE: dict[str, Any] = {"color": "#b8860b", "linestyle": "-.", "linewidth": 1.2, "zorder": 1}
 LABEL_CEILING: dict[str, Any] = {"color": "#2e7d32", "linestyle": "-", "linewidth": 1.2, "zorder": 1}
 
+_LEVEL_COLOURS = ("#0072b2", "#cc79a7", "#882255", "#56b4e9", "#332288")
+"""Of Okabe and Ito's and of Tol's palettes, which the colour-blind tell apart, those that lie near no reference's colour."""
+_LEVEL_DASHES = ((0, (6, 2)), (0, (2, 1.5)), (0, (8, 2, 2, 2)))
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -48,6 +52,14 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     else:
         palette = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
     return {name: to_hex(colour) for name, colour in zip(names, palette, strict=False)}
+
+
+def level_lines(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A line's colour and dashes a name: neighbours differ in both, so that none are told apart by hue alone."""
+    return {
+        name: {"color": _LEVEL_COLOURS[n % len(_LEVEL_COLOURS)], "linestyle": _LEVEL_DASHES[n % len(_LEVEL_DASHES)], "linewidth": 1.6}
+        for n, name in enumerate(names)
+    }
 
 
 def markers(names: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,9 @@ const images = data.examples.map((example) => {
   image.src = example.picture;
   return image;
 });
-const MAP_NAMES = ["label", "transferred", "prediction_only", "supervised", "zero_shot"];
+// In the order of the paper's Figure 5, which has all but the last.
+const SOURCE_MAPS = ["source_prediction_only", "source_self_explaining"];
+const MAP_NAMES = ["label", "transferred", "prediction_only", ...SOURCE_MAPS, "zero_shot", "supervised"];
 
 function largest(values) { return Math.max(...values.map(Math.abs)); }
 
@@ -115,7 +117,7 @@ function drawGallery() {
   const gallery = document.getElementById("gallery");
   if (!gallery) return;
   data.examples.forEach((example, index) => {
-    const tiles = mapTiles(index, ["label", "transferred", "prediction_only"]);
+    const tiles = mapTiles(index, MAP_NAMES);
     const pair = pairAt(example.source, example.target);
     const open = pair ? element("button", { type: "button", onclick: (event) => openPair(pair, event.target) }, "open the pair") : null;
     gallery.append(element("div", { class: "card" },

@@ -15,7 +15,9 @@ function pictures(pair, rows) {
   const tiles = indices.map((index) => {
     const maps = data.examples[index].over_lambda[pair.source];
     const limit = Math.max(...maps.maps.map(largest));
-    return mapTiles(index, MAP_NAMES, () => {
+    // The example has the own models of one source, that of its `transferred`.
+    const names = data.examples[index].source === pair.source ? MAP_NAMES : MAP_NAMES.filter((name) => !SOURCE_MAPS.includes(name));
+    return mapTiles(index, names, () => {
       const i = Number(slider.value);
       return { values: maps.maps[i], limit, title: `transferred, lambda2 ${shown(maps.lambdas[i], 2)}`,
         note: `predicts ${maps.class_names[i]} (${shown(100 * maps.probabilities[i], 0)} %)` };
