@@ -110,7 +110,7 @@ class Examples(Stage):
         points = pair.transfer.evaluator(store, pair.search)
         maps, probabilities = [], []
         for cell in cells:
-            classifier = points.classifier(cell["alpha"], cell["lambda2"])
+            classifier = points.at(cell)
             found, attributions = pictures.explained(classifier)
             head = classifier.attribution_head
             maps.append(rescaled(head, attributions, cell["attribution_scale"] / head.scale))
@@ -161,8 +161,9 @@ class _OnDevice:
 def shown_points(cells: pd.DataFrame, chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """At most NUM_LAMBDAS + 1 of a pair's cells, ascending in lambda2, one a lambda2, the chosen one among them."""
     of_split = cells[(cells["split"] == chosen["split"]) & ((cells["alpha"] == chosen["alpha"]) | (cells["lambda2"] == 0.0))]
-    # Of two cells with one lambda2 the one at the chosen alpha stands last.
-    by_lambda = {row["lambda2"]: row for row in sorted(of_split.to_dict("records"), key=lambda row: row["alpha"] == chosen["alpha"])}
+    # Of several cells with one lambda2 the chosen one stands last, then one at the chosen alpha.
+    order = lambda row: (row["alpha"] == chosen["alpha"], row["is_chosen"])  # noqa: E731
+    by_lambda = {row["lambda2"]: row for row in sorted(of_split.to_dict("records"), key=order)}
     known = np.array(sorted(by_lambda))
     wanted = np.linspace(known[0], known[-1], NUM_LAMBDAS)
     kept = {float(known[np.abs(known - value).argmin()]) for value in wanted} | {float(chosen["lambda2"])}
