@@ -152,7 +152,7 @@ def test_the_matrix_and_the_pair_are_reached_by_keys_alone(page):
     title = page.evaluate("document.getElementById('pair-title').textContent")
     following = chosen_pairs(RESULT).iloc[below + 1]
     assert title == f"{following['source_domain']} → {following['target_domain']}"
-    page.evaluate("{ window.closing = new Promise((done) => document.getElementById('pair').addEventListener('close', done)); }")
+    page.evaluate("void (window.closing = new Promise((done) => document.getElementById('pair').addEventListener('close', done)))")
     page.press("Escape")
     page.evaluate("window.closing.then(() => null)")
     assert not page.evaluate("document.getElementById('pair').open") and page.evaluate(focused) == below + 1

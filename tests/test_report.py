@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 from synthetic_result import DOMAINS, synthetic_result
 
+from sweep.report.evidence import comparisons, groups
 from sweep.report.figures.drawing import draw_figures
-from sweep.report.findings import finding
+from sweep.report.findings import finding, key_numbers
 from sweep.report.page import render_html, tables_as_html, write_report
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
-from sweep.report.tables import best_pairs, chosen_pairs, headline, known_references
+from sweep.report.tables import best_of_targets, best_pairs, chosen_pairs, headline, known_references
 from sweep.report.terminal import terminal_summary
 from sweep.report.text import ascii_pair, shown_name
 
@@ -114,12 +116,71 @@ def test_it_says_how_many_pairs_beat_the_predictors_that_explain_nothing(result,
     assert "falls by shrinkage alone" in page.text
 
 
-def test_the_finding_is_one_sentence_with_its_numbers(result, page):
-    means = headline(result)
-    kept, overlap = means.loc["transferred", "normalized_accuracy"], means.loc["transferred", "iou_at_10"]
-    assert finding(result) in page.text and finding(result).count(". ") == 0
-    assert f"to {overlap:.2f}, where chance gives 0.12" in finding(result) and f"keeps {kept:.0%} of the accuracy" in finding(result)
-    assert page.text.index(finding(result)) < page.text.index("Every pair: sources and targets")
+def test_the_first_lines_tell_each_group_by_itself_with_n_and_intervals(result, page):
+    """Against SciPy's t interval of the targets' means."""
+    (found,) = finding(result)
+    by_target = chosen_pairs(result).groupby("target_domain")[["iou_at_10", "normalized_accuracy"]].mean()
+    mean = by_target.mean()
+    low, high = stats.t.interval(0.95, 7, mean["iou_at_10"], stats.sem(by_target["iou_at_10"]))
+    assert found.text.startswith(f"From single domains (n = 8 targets, 56 pairs): IoU@10 {mean['iou_at_10']:.2f} [{low:.2f}, {high:.2f}]")
+    assert f"{mean['normalized_accuracy']:.0%} [" in found.text and found.text.count(". ") == 0
+    assert page.text.index(found.text) < page.text.index("Every pair: sources and targets")
+
+
+def test_what_holds_stands_first_and_what_fails_beside_it():
+    """Two sources of which one always finds the label's patches and one never; neither is mixed with the other."""
+    result = synthetic_result(sources=["good", "bad"], command="universal", num_examples=0)
+    cells = result.cells.copy()
+    for source, value in (("bad", 0.0), ("good", 0.6)):
+        is_own = cells["source_domain"] == source
+        cells.loc[is_own, ["iou_at_10", "correlation"]] = np.stack([value + 0.01 * np.arange(is_own.sum()) / is_own.sum()] * 2, axis=1)
+    cells["normalized_accuracy"] = 0.95
+    mixed = replace(result, sources=("bad", "good"), cells=cells)
+    good, bad = finding(mixed)
+    assert (good.standing, bad.standing) == ("Holds", "Does not hold")
+    assert good.text.startswith("From good (n = 8 targets): IoU@10 0.6") and bad.text.startswith("From bad (n = 8 targets): IoU@10 0.0")
+    (first, tiles), (second, _) = key_numbers(mixed)
+    assert (first, second) == ("From good: holds", "From bad: does not hold")
+    overlap = chosen_pairs(mixed).query("source_domain == 'good'")["iou_at_10"].mean()
+    assert tiles[0].value == f"{overlap:.3f}" and tiles[0].interval.endswith("n = 8 targets")
+    inaccurate = replace(mixed, cells=cells.assign(normalized_accuracy=0.5))
+    assert [found.standing for found in finding(inaccurate)] == ["Does not hold"] * 2
+    rows = _Page(_html(mixed)).table_with("model", "infidelity")
+    assert [row["model"] for row in rows][:2] == ["transferred from good", "transferred from bad"]
+    text = terminal_summary(mixed)
+    assert text.index("From good") < text.index("From bad") and "transferred, mean" not in text
+    uncertain = cells["source_domain"].eq("good") & cells["target_domain"].isin(DOMAINS[:4])
+    in_part = replace(mixed, cells=cells.assign(correlation=cells["correlation"].mask(uncertain, -0.4)))
+    assert finding(in_part)[0].standing == "Holds in part" and finding(in_part)[0].text.startswith("From good")
+
+
+def test_of_one_target_nothing_is_tested():
+    (found,) = finding(synthetic_result(["signs"], sources=["cars"], num_examples=0))
+    assert found.standing == "Not tested" and "n = 1 target)" in found.text and "[" not in found.text
+
+
+def test_every_known_reference_is_tested_against_by_pairs_of_targets(result, page):
+    """Against SciPy, of the reference rows themselves."""
+    (group,) = groups(result)
+    found = comparisons(result, group)
+    assert set(found) == set(known_references(result))
+    ours = chosen_pairs(result).groupby("target_domain")["iou_at_10"].mean()
+    for name in ("prediction_only", "label_ceiling", "zero_shot"):
+        theirs = result.references[result.references["reference"] == name].set_index("domain")["iou_at_10"].reindex(ours.index)
+        one = found[name]["iou_at_10"]
+        assert one.test.p_value == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+        assert one.test.difference.estimate == pytest.approx((ours - theirs).mean())
+    assert found["prediction_only"]["e_rmse"].verdict == "better" and found["supervised"]["e_rmse"].verdict == "worse"
+    assert found["zero_predictor"]["iou_at_10"].num_pairs == 0 and found["zero_predictor"]["iou_at_10"].verdict is None
+    section = page.text[page.text.index("not corrected for the number of tests") :]
+    assert all(REFERENCE_TITLES[name] in section for name in found)
+
+
+def test_the_page_has_the_best_source_of_each_target(result, page):
+    rows = page.table_with("target", "best source", "mean map's overlap")
+    best = best_of_targets(result)
+    assert [(row["target"], row["best source"]) for row in rows] == list(zip(best["target_domain"], best["source_domain"], strict=True))
+    assert [row["mean map's overlap"] == "beaten" for row in rows] == best["mean map's overlap"].tolist()
 
 
 def test_every_setting_is_in_the_provenance_table(result, page):

@@ -11,7 +11,7 @@ from synthetic_result import synthetic_result
 from sweep.report.page import render_html
 from sweep.report.result import OBJECTIVE_COLUMNS
 from sweep.report.seeds import over_seeds, seeds_summary
-from sweep.report.table1 import PAPER_SCORES, ROWS, TABLE1_COLUMNS, table1
+from sweep.report.table1 import PAPER_SCORES, REFERENCE_ROWS, ROWS, TABLE1_COLUMNS, table1
 from sweep.report.tables import best_of_targets, chosen_pairs, objective_table, reference_scores
 from sweep.report.terminal import WIDTH, terminal_summary
 
@@ -26,7 +26,7 @@ def test_table_has_a_row_for_each_source_model_and_score(result):
     assert tuple(table.columns) == TABLE1_COLUMNS
     assert set(table["source_domain"]) == {"concepts", "others"}
     assert not table.duplicated(["source_domain", "model", "score"]).any()
-    assert set(table["model"]) == {row.model for row in ROWS}
+    assert set(table.loc[~table["is_reference"], "model"]) == {row.model for row in ROWS}
     assert set(PAPER_SCORES) <= set(table["score"])
 
 
@@ -50,6 +50,27 @@ def test_marks_follow_a_paired_t_test_against_the_best(result):
     own = pairs[pairs["source_domain"] == "concepts"].set_index("target_domain")["accuracy"]
     p = stats.ttest_rel(references["prediction_only"].reindex(own.index), own).pvalue
     assert table.loc[("concepts", "transferred", "accuracy"), "does_not_differ_from_best"] == (p >= 0.05)
+
+
+def test_references_stand_below_the_models_and_are_in_no_test(result):
+    """Those that the sweep has; the supervised model is the one at the pair's alpha."""
+    table = table1(result)
+    references = table[table["is_reference"]]
+    known = set(result.references["reference"]) & set(REFERENCE_ROWS)
+    assert set(references["model"]) == known == {"chance", "zero_predictor", "mean_map", "supervised", "label_ceiling"}
+    assert not references[["is_best", "does_not_differ_from_best"]].any(axis=None)
+    for _, of_source in table.groupby("source_domain"):
+        assert of_source["is_reference"].is_monotonic_increasing
+    pairs = chosen_pairs(result).query("source_domain == 'others'")
+    supervised = result.references[result.references["reference"] == "supervised"].set_index(["domain", "alpha"])["iou_at_10"]
+    own = [supervised[target, alpha] for target, alpha in zip(pairs["target_domain"], pairs["alpha"], strict=True)]
+    cell = references.set_index(["source_domain", "model", "score"]).loc[("others", "supervised", "iou_at_10")]
+    assert (cell["mean"], cell["sd"]) == (pytest.approx(np.mean(own)), pytest.approx(np.std(own, ddof=1)))
+    # The best of all is a reference, and the best model is still marked.
+    models = table[~table["is_reference"]].set_index(["source_domain", "model", "score"])
+    assert cell["mean"] > models.loc[("others", "transferred", "iou_at_10"), "mean"]
+    assert models.xs("iou_at_10", level="score")["is_best"].groupby("source_domain").sum().eq(1).all()
+    assert "  label ceiling" in terminal_summary(result)
 
 
 def test_table_is_empty_where_the_sources_models_were_not_scored():

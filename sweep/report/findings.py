@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweep.report.evidence import groups, told
+from sweep.report.evidence import SCALE_FREE, Group, Standing, against, best_untrained, over_targets, ranked, told, with_interval
 from sweep.report.references import EXPECTED, REFERENCE_TITLES
 from sweep.report.result import SCORE_COLUMNS, SweepResult
-from sweep.report.tables import SCORE_TITLES, chosen_pairs, headline, missing_pairs
+from sweep.report.tables import KEPT_ACCURACY, SCORE_TITLES, chosen_pairs, headline, missing_pairs
 from sweep.report.text import number, shown_name
 
 
@@ -19,11 +19,20 @@ def title(result: SweepResult) -> str:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What came out of a group of sources, in a sentence."""
+
+    standing: Standing
+    text: str
+
+
+@dataclass(frozen=True)
 class KeyNumber:
-    """A score of the transferred models, as it is shown large. beside: what it is judged by."""
+    """A score of a group's transferred models, as it is shown large. interval: 95 %, with its n; beside: what the score is judged by."""
 
     title: str
     value: str
+    interval: str
     beside: str
 
 
@@ -35,31 +44,63 @@ _KEY_SCORES = (
 )
 
 
-def key_numbers(result: SweepResult) -> list[KeyNumber]:
-    """The four means to look at first."""
-    means = headline(result)
-    return [
-        KeyNumber(
-            SCORE_TITLES[score],
-            number(means.loc["transferred", score]),
-            ", ".join(f"{REFERENCE_TITLES[name]} {number(means.loc[name, score])}" for name in references),
-        )
-        for score, references in _KEY_SCORES
-    ]
+def key_numbers(result: SweepResult) -> list[tuple[str, list[KeyNumber]]]:
+    """Of each group of sources, what holds first, the four means to look at first."""
+    return [(f"From {group.name}: {standing.lower()}", _key_numbers(result, group)) for group, standing in ranked(result)]
 
 
-def finding(result: SweepResult) -> str:
-    """The result in one sentence."""
-    means, pairs = headline(result), len(chosen_pairs(result))
-    overlap = {name: number(means.loc[name, "iou_at_10"], 2) for name in ("transferred", "prediction_only", "chance", "supervised")}
-    kept = means.loc["transferred", "normalized_accuracy"]
-    kept_text = f"{kept:.0%}" if math.isfinite(kept) else "an unknown share"
-    over = f"On average over {pairs} pairs, a" if pairs > 1 else "A"
+def _key_numbers(result: SweepResult, group: Group) -> list[KeyNumber]:
+    found = []
+    for score, references in _KEY_SCORES:
+        mean = over_targets(result, group, score)
+        interval = f"[{number(mean.low)}, {number(mean.high)}], " if math.isfinite(mean.low) else ""
+        beside = ", ".join(f"{REFERENCE_TITLES[name]} {number(against(result, group, name, score).mean)}" for name in references)
+        found.append(KeyNumber(SCORE_TITLES[score], number(mean.estimate), f"{interval}n = {_counted_targets(mean.n)}", beside))
+    return found
+
+
+def finding(result: SweepResult) -> list[Finding]:
+    """The result in a sentence a group of sources, what holds first: the first lines of the report."""
+    return [Finding(standing, _sentence(result, group)) for group, standing in ranked(result)]
+
+
+def standing_meaning() -> str:
+    """What `finding` calls to hold."""
+    scores = " and ".join(SCORE_TITLES[score] for score in SCALE_FREE)
     return (
-        f"{over} transferred explainability vector takes the overlap of a classifier's ten strongest patches with the label's (IoU@10) "
-        f"from {overlap['prediction_only']} to {overlap['transferred']}, where chance gives {overlap['chance']} and training on the "
-        f"target's own labels {overlap['supervised']}, and keeps {kept_text} of the accuracy."
+        f"Holds: {scores}, which no scale can flatter, are both better than the mean map's over the targets (paired t-test, p < 0.05) and "
+        f"{KEPT_ACCURACY:.0%} of the accuracy is kept; in part: one of the two. The mean map looks at no picture; how a group stands to "
+        "what explains without training (Grad-CAM, the rollouts) is told beside it. In brackets 95 % t intervals over the n targets."
     )
+
+
+_TOLD_BY = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from", None: "beside"}
+
+
+def _sentence(result: SweepResult, group: Group) -> str:
+    pairs = chosen_pairs(result)
+    num_pairs = int(pairs["source_domain"].isin(group.sources).sum())
+    num_targets = pairs.loc[pairs["source_domain"].isin(group.sources), "target_domain"].nunique()
+    counts = f"n = {_counted_targets(num_targets)}" + (f", {num_pairs} pairs" if num_pairs != num_targets else "")
+    parts = []
+    for score, others in (("iou_at_10", ("chance", "supervised")), ("correlation", ("supervised",)), ("e_rmse", ("zero_predictor",))):
+        mean, bar = over_targets(result, group, score), against(result, group, "mean_map", score)
+        n = f", n = {mean.n}" if mean.n != num_targets else ""
+        known = [(name, against(result, group, name, score).mean) for name in others]
+        beside = "".join(f", {REFERENCE_TITLES[name]} {number(value, 2)}" for name, value in known if math.isfinite(value))
+        judged = f", {_TOLD_BY[bar.verdict]} the mean map's {number(bar.mean, 2)}" if bar.num_pairs else ""
+        if (untrained := best_untrained(result, group, score)) is not None and score in SCALE_FREE:
+            judged += f", {_TOLD_BY[untrained.verdict]} {REFERENCE_TITLES[untrained.reference]}'s {number(untrained.mean, 2)}"
+        title = SCORE_TITLES[score] if score != "correlation" else "correlation"
+        parts.append(f"{title} {with_interval(mean, 2)}{n}{judged}{f' ({beside[2:]})' if beside else ''}")
+    kept = over_targets(result, group, "normalized_accuracy")
+    limits = f" [{kept.low:.0%}, {kept.high:.0%}]" if math.isfinite(kept.low) else ""
+    kept_text = f"{kept.estimate:.0%}{limits}" if math.isfinite(kept.estimate) else "an unknown share"
+    return f"From {group.name} ({counts}): {'; '.join(parts)}; {kept_text} of the accuracy kept."
+
+
+def _counted_targets(number_of: int) -> str:
+    return f"{number_of} target{'' if number_of == 1 else 's'}"
 
 
 def _counted(names: Sequence[str], noun: str) -> str:
@@ -92,20 +133,20 @@ def warnings(result: SweepResult) -> list[str]:
 
 
 def findings(result: SweepResult) -> list[str]:
-    """The result in sentences: each group of sources against the bars that explain nothing, with intervals; then how to read them."""
-    means = headline(result)
+    """The result in sentences: each group of sources against the bars that explain nothing, what holds first; then how to read them."""
+    means, order = headline(result), ranked(result)
+    shrunk = ", ".join(f"{number(over_targets(result, group, 'normalized_e_rmse').estimate)} from {group.name}" for group, _ in order)
 
     def mean(model: str, score: str) -> str:
         return number(means.loc[model, score])
 
     return [
-        *(told(result, group) for group in groups(result)),
+        *(told(result, group) for group, _ in order),
         f"Beside them, over the same pairs: supervised models correlation {mean('supervised', 'correlation')}, IoU@10 "
         f"{mean('supervised', 'iou_at_10')}, E-RMSE {mean('supervised', 'e_rmse')}; prediction-only models "
         f"{mean('prediction_only', 'correlation')}, {mean('prediction_only', 'iou_at_10')}, {mean('prediction_only', 'e_rmse')}; two "
         f"draws of labels {mean('label_ceiling', 'correlation')}, {mean('label_ceiling', 'iou_at_10')}, {mean('label_ceiling', 'e_rmse')}.",
-        f"Normalised E-RMSE falls by shrinkage alone: it is {mean('transferred', 'normalized_e_rmse')} for the "
-        f"transferred models on average, and {mean('zero_predictor', 'normalized_e_rmse')} for the zero predictor. So "
-        "read it beside the scores that no scale can flatter: correlation, E-RMSE at the best scale, and IoU@10 "
+        f"Normalised E-RMSE falls by shrinkage alone: it is {shrunk}, and {mean('zero_predictor', 'normalized_e_rmse')} for the zero "
+        "predictor. So read it beside the scores that no scale can flatter: correlation, E-RMSE at the best scale, and IoU@10 "
         "against chance.",
     ]

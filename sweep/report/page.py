@@ -13,19 +13,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from core.metrics import SCORE_NAMED, SCORES
+from sweep.report.evidence import COMPARED, Against, comparisons, means_by_group, p_text, ranked, signed
 from sweep.report.figures.drawing import Drawing, draw_figures
-from sweep.report.findings import finding, findings, key_numbers, title, warnings
+from sweep.report.findings import finding, findings, key_numbers, standing_meaning, title, warnings
 from sweep.report.page_data import page_data
-from sweep.report.references import REFERENCE_MEANINGS
+from sweep.report.references import REFERENCE_MEANINGS, REFERENCE_TITLES
 from sweep.report.result import FRAMES, SweepResult
 from sweep.report.table1 import OUR_SCORES, PAPER_SCORES, ROWS, table1
 from sweep.report.tables import (
+    BEATEN,
     KEPT_ACCURACY,
     MODEL_TITLES,
+    SCORE_TITLES,
+    best_of_targets,
     best_pairs,
     chosen_pairs,
     domain_table,
-    headline,
     objective_table,
     pair_references,
 )
@@ -57,13 +60,18 @@ def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
         drawings=drawings,
         warnings=warnings(result),
         finding=finding(result),
+        standing_meaning=standing_meaning(),
         findings=findings(result),
         key_numbers=key_numbers(result),
         data=page_data(result),
         scores=SCORES,
         model_titles=MODEL_TITLES,
         reference_meanings=REFERENCE_MEANINGS,
-        headline=_rows(headline(result).rename_axis("model").reset_index()),
+        headline=_rows(means_by_group(result).rename_axis("title").reset_index()),
+        comparisons=_comparisons(result),
+        compared_titles=[SCORE_TITLES[score] for score in COMPARED],
+        best_of_targets=_rows(best_of_targets(result)),
+        beaten=list(BEATEN),
         pairs=_with_bars(result, chosen_pairs(result)),
         best=_with_bars(result, best_pairs(result)),
         best_groups=[(SCORE_NAMED[score], references) for score, references in _BEST_GROUPS],
@@ -97,14 +105,24 @@ def _table1(result: SweepResult) -> list[tuple[str, list[dict[str, Any]]]]:
     """Each source with the rows of its Table 1: a title, and of every score the cell with the paper's (mean, standard deviation)."""
     table = table1(result).set_index(["source_domain", "model", "score"])
     found = []
+    row_of = {row.model: row for row in ROWS}
     for source in dict.fromkeys(table.index.get_level_values("source_domain")):
         rows = []
-        for row in ROWS:
-            papers = dict(zip(PAPER_SCORES, row.paper, strict=True))
-            values = [{**table.loc[(source, row.model, s)].to_dict(), "paper": papers.get(s)} for s in (*PAPER_SCORES, *OUR_SCORES)]
-            rows.append({"title": row.title, "values": values})
+        for model in dict.fromkeys(table.loc[source].index.get_level_values("model")):
+            row = row_of.get(model)
+            papers = dict(zip(PAPER_SCORES, row.paper, strict=True)) if row else {}
+            values = [{**table.loc[(source, model, s)].to_dict(), "paper": papers.get(s)} for s in (*PAPER_SCORES, *OUR_SCORES)]
+            rows.append({"model": model, "title": row.title if row else REFERENCE_TITLES[model], "values": values})
         found.append((source, rows))
     return found
+
+
+def _comparisons(result: SweepResult) -> list[tuple[str, list[tuple[str, list[Against]]]]]:
+    """Each group of sources, what holds first, with its references: a title and what came out in each of COMPARED."""
+    return [
+        (group.name, [(REFERENCE_TITLES[name], list(by_score.values())) for name, by_score in comparisons(result, group).items()])
+        for group, _ in ranked(result)
+    ]
 
 
 @cache
@@ -112,7 +130,8 @@ def _templates() -> Environment:
     templates = Environment(
         loader=PackageLoader("sweep.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    templates.filters.update(number=number, prose=_prose, base64=lambda data: base64.b64encode(data).decode("ascii"))
+    templates.filters.update(number=number, signed=signed, p_text=p_text, prose=_prose)
+    templates.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
     templates.tests["finite"] = math.isfinite
     # NaN is no JSON. What is written for a script is escaped so that no name can end it.
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}

@@ -1,8 +1,10 @@
-"""Table 1 of the paper: five models, each a mean over the targets, with what does not differ from the best; and the paper's own."""
+"""Table 1 of the paper: five models, each a mean over the targets, with what does not differ from the best; and the paper's own.
+
+Below them what a reader needs beside them: references, which are in no test.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +12,15 @@ import pandas as pd
 
 from core.metrics import SCORE_NAMED
 from core.statistics.comparison import not_worse_than_best
-from sweep.report.result import SweepResult
-from sweep.report.tables import chosen_pairs, reference_scores
+from core.statistics.intervals import mean_interval
+from sweep.report.result import SCORE_COLUMNS, SweepResult
+from sweep.report.tables import chosen_pairs, pair_references, reference_scores
 
 PAPER_SCORES = ("accuracy", "e_rmse", "iou_at_1", "iou_at_10", "infidelity")
 """The paper's columns."""
 OUR_SCORES = ("correlation", "e_rmse_at_best_scale", "infidelity_at_best_scale")
 """Scores beside them that no scale can flatter."""
-TABLE1_COLUMNS = ("source_domain", "model", "score", "mean", "sd", "num_targets", "is_best", "does_not_differ_from_best")
+TABLE1_COLUMNS = ("source_domain", "model", "score", "mean", "sd", "num_targets", "is_best", "does_not_differ_from_best", "is_reference")
 
 
 @dataclass(frozen=True)
@@ -63,31 +66,49 @@ ROWS = (
     ),
 )
 """The paper's numbers are of ViT-B/32 with ImageNet+X as the source, over ten targets."""
+REFERENCE_ROWS = (
+    "chance", "zero_predictor", "mean_map", "grad_cam", "attention_rollout", "gradient_rollout", "side_head", "supervised", "label_ceiling",
+)  # fmt: skip
+"""References below the models, where the sweep has them."""
 
 
 def table1(result: SweepResult) -> pd.DataFrame:
-    """TABLE1_COLUMNS, a row a source, model and score; of the sources whose own models were scored.
+    """TABLE1_COLUMNS, a row a source, model and score; of the sources whose own models were scored. Models first, then references.
 
-    sd: over the targets. does_not_differ_from_best: from the best model of the column by a paired t-test at p < 0.05.
+    sd: over the targets. does_not_differ_from_best: from the best model of the column by a paired t-test at p < 0.05. is_reference: of
+    REFERENCE_ROWS, which are neither best nor tested.
     """
     if result.source_models.empty:
         return pd.DataFrame(columns=list(TABLE1_COLUMNS))
     rows = []
     scored = set(result.source_models["source_domain"])
     for source in (source for source in result.sources if source in scored):
-        scores = _of_source(result, source)
+        scores, references = _of_source(result, source), _references_of(result, source)
         for score in (*PAPER_SCORES, *OUR_SCORES):
-            values = {model: frame[score].to_numpy(dtype=float) for model, frame in scores.items()}
+            values = {row.model: scores[row.model][score].to_numpy(dtype=float) for row in ROWS}
             lower_is_better = SCORE_NAMED[score].lower_is_better
             alike = not_worse_than_best(values, lower_is_better)
             means = {model: float(np.nanmean(found)) for model, found in values.items() if not np.isnan(found).all()}
             best = min(means, key=lambda model: means[model] if lower_is_better else -means[model]) if means else None
-            for row in ROWS:
-                found = values[row.model][~np.isnan(values[row.model])]
-                sd = float(found.std(ddof=1)) if len(found) > 1 else math.nan
-                mean = means.get(row.model, math.nan)
-                rows.append((source, row.model, score, mean, sd, len(found), row.model == best, row.model in alike))
+            for model, found in values.items():
+                rows.append((source, model, score, *_mean_and_sd(found), model == best, model in alike, False))
+        for name, frame in references.items():
+            for score in (*PAPER_SCORES, *OUR_SCORES):
+                rows.append((source, name, score, *_mean_and_sd(frame[score].to_numpy(dtype=float)), False, False, True))
     return pd.DataFrame(rows, columns=list(TABLE1_COLUMNS))
+
+
+def _mean_and_sd(values: np.ndarray) -> tuple[float, float, int]:
+    """Over the targets that have a value, and how many have."""
+    found = mean_interval(values)
+    return found.estimate, found.sd, found.n
+
+
+def _references_of(result: SweepResult, source: str) -> dict[str, pd.DataFrame]:
+    """Of REFERENCE_ROWS those that are known of some target -> their scores on the source's targets."""
+    found = pair_references(result)
+    found = found[(found["source_domain"] == source) & found[list(SCORE_COLUMNS)].notna().any(axis=1)]
+    return {name: found[found["reference"] == name] for name in REFERENCE_ROWS if (found["reference"] == name).any()}
 
 
 def _of_source(result: SweepResult, source: str) -> dict[str, pd.DataFrame]:

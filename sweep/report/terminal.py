@@ -6,11 +6,12 @@ from collections.abc import Iterable
 import pandas as pd
 
 from core.metrics import SCORE_NAMED, SCORES
-from sweep.report.evidence import groups
+from sweep.report.evidence import groups, means_by_group
 from sweep.report.findings import findings, warnings
+from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import MERGE_COLUMN, SweepResult
-from sweep.report.table1 import PAPER_SCORES, ROWS, table1
-from sweep.report.tables import BEATEN, KEPT_ACCURACY, MODEL_TITLES, best_of_targets, best_pairs, chosen_pairs, headline, objective_table
+from sweep.report.table1 import PAPER_SCORES, REFERENCE_ROWS, ROWS, table1
+from sweep.report.tables import BEATEN, KEPT_ACCURACY, best_of_targets, best_pairs, chosen_pairs, objective_table
 from sweep.report.text import PAIR_LENGTH, ascii_pair, ascii_text, number
 
 WIDTH = 100
@@ -33,10 +34,10 @@ def terminal_summary(result: SweepResult, num_pairs: int = 8) -> str:
     if MERGE_COLUMN in best:
         lines += ["", "Merged by, as the searches chose:"]
         lines += [f"{name:<{PAIR_LENGTH + 1}} {ascii_text(rule, 60)}" for name, rule in zip(names, best[MERGE_COLUMN], strict=True)]
-    over = f"Means over all {len(pairs)} pairs and, for the references, over the same targets:"
+    over = f"Means over the pairs, {len(pairs)} in all, and, for the references, over the same targets:"
     lines += ["", over if len(pairs) > 1 else "Beside the references of its target:"]
-    for model, row in headline(result).iterrows():
-        lines.append(f"{MODEL_TITLES[str(model)]:<{PAIR_LENGTH + 15}}{_scores(row)}")
+    for title, row in means_by_group(result).iterrows():
+        lines.append(f"{ascii_text(str(title), PAIR_LENGTH + 14):<{PAIR_LENGTH + 15}}{_scores(row)}")
     lines += ["", *_of_targets(result), *_table1(result), *_objectives(result), ""]
     lines += [part for text in findings(result)[: len(groups(result))] for part in _wrapped(ascii_text(text.replace("–", "-"), 2000))]
     return "\n".join(lines)
@@ -59,15 +60,17 @@ def _table1(result: SweepResult) -> list[str]:
     """The paper's Table 1, where the sources' own models were scored."""
     table, lines = table1(result), []
     shown = (*PAPER_SCORES, "correlation")
-    titles = {row.model: row.title for row in ROWS}
+    titles = {row.model: row.title for row in ROWS} | {name: f"  {REFERENCE_TITLES[name]}" for name in REFERENCE_ROWS}
     for source, of_source in table.groupby("source_domain", sort=False):
         cells = of_source.set_index(["model", "score"])
         number_of_targets = int(of_source["num_targets"].max())
         heads = "".join(f"{SCORE_NAMED[score].title:>13}" for score in shown[:-1]) + f"{'corr.':>8}"
         what = f"mean and standard deviation over {number_of_targets} targets; * the best of a"
-        lines += ["", f"Table 1 from {ascii_text(str(source), 40)}: {what}", "column, + not different from it (paired t-test, p < 0.05)"]
+        lines += ["", f"Table 1 from {ascii_text(str(source), 40)}: {what}"]
+        lines.append("column, + not different from it (paired t-test, p < 0.05); indented: references, not in the test")
         lines.append(f"{'':<27}{heads}")
-        for model, title in titles.items():
+        for model in dict.fromkeys(of_source["model"]):
+            title = titles[model]
             row = f"{title:<27}"
             for score in shown:
                 cell = cells.loc[(model, score)]
