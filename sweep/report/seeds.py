@@ -16,9 +16,7 @@ from sweep.report.text import ascii_text, number
 SEED_COLUMNS = ("source_domain", "model", "measure", "seed", "value")
 """model: `transferred`, at the chosen points; an objective, at what it would have chosen; or a reference. measure: a score, its mean over
 the targets; `regret`, what an objective's points lack of the best correlation among the tried; or `beats: NAME`, the number of targets on
-which a name in `BEATEN` is beaten, in the row of OF_MEANS by the target's mean over the seeds."""
-OF_MEANS = -1
-"""In place of a seed."""
+which a name in `BEATEN` is beaten, in the row without a seed by the target's mean over the seeds."""
 _SHOWN = {
     "normalized_accuracy": "norm. acc.",
     "e_rmse": "E-RMSE",
@@ -34,7 +32,7 @@ _OF_OBJECTIVES = {"normalized_accuracy": "norm. acc.", "correlation": "correlati
 
 def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
     """SEED_COLUMNS of every source's transferred models and, under the source `all`, of the references. results: one a seed."""
-    rows: list[tuple[str, str, str, int, float]] = []
+    rows: list[tuple[str, str, str, int | None, float]] = []
     for result in results:
         seed = int(str(result.provenance["search.seed"]))
         pairs = chosen_pairs(result)
@@ -57,8 +55,8 @@ def over_seeds(results: Sequence[SweepResult]) -> pd.DataFrame:
     points = {"transferred": [chosen_pairs(result) for result in results]}
     points |= {o: [result.objectives[result.objectives["objective"] == o] for result in results] for o in _TOLD}
     for model, of_model in points.items():
-        rows += [(source, model, f"beats: {name}", OF_MEANS, n) for source, name, n in _beaten_on_average(results, of_model)]
-    return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
+        rows += [(source, model, f"beats: {name}", None, n) for source, name, n in _beaten_on_average(results, of_model)]
+    return pd.DataFrame(rows, columns=list(SEED_COLUMNS)).astype({"seed": "Int64"})
 
 
 def _beaten_on_average(results: Sequence[SweepResult], points: Sequence[pd.DataFrame]) -> Iterator[tuple[str, str, float]]:
@@ -74,7 +72,7 @@ def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
     """Plain ASCII, at most 100 columns wide: means with 95 % t intervals over the seeds; of what is counted, each seed's count; and the
     same of all objectives, where they were compared.
     """
-    num_seeds = (table["seed"].unique() != OF_MEANS).sum()
+    num_seeds = table["seed"].nunique()
     lines = [f"Means over {num_targets} targets, with the 95 % t interval over {num_seeds} seeds (in brackets half its width):", ""]
     lines.append(f"{'':<30}" + "".join(f"{title:>14}" for title in _SHOWN.values()))
     told = table[table["model"].isin(["transferred", *_TOLD]) | (table["source_domain"] == "all")]
@@ -85,8 +83,8 @@ def seeds_summary(table: pd.DataFrame, num_targets: int) -> str:
     lines += ["", f"On how many of the {num_targets} targets it is better, each seed; and by the targets' means over the seeds:"]
     counted = told[told["measure"].str.startswith("beats: ")]
     for (source, model, measure), found in counted.groupby(["source_domain", "model", "measure"], sort=False):
-        counts = ", ".join(f"{value:.0f}" for value in found.loc[found["seed"] != OF_MEANS, "value"])
-        (of_means,) = found.loc[found["seed"] == OF_MEANS, "value"]
+        counts = ", ".join(f"{value:.0f}" for value in found.loc[found["seed"].notna(), "value"])
+        (of_means,) = found.loc[found["seed"].isna(), "value"]
         what = str(measure).removeprefix("beats: ")
         how = f" at {_TOLD[model]}" if model in _TOLD else ""
         lines.append(f"from {ascii_text(str(source), 24)}{how}: than the {what} on {counts}; by means {of_means:.0f}")
