@@ -187,7 +187,7 @@ class Clock:
 
     def __init__(self, steps: int) -> None:
         self._left = steps - WARM_UP
-        self._began: tuple[float, float] | None = None
+        self._began: tuple[float, dict[int, float]] | None = None
 
     def start(self) -> None:
         self._began = time.monotonic(), processor_seconds()
@@ -195,20 +195,22 @@ class Clock:
     def turn(self) -> Turn:
         assert self._began is not None
         number = self._left * BATCH
-        seconds, cpu = time.monotonic() - self._began[0], processor_seconds() - self._began[1]
+        seconds, before, now = time.monotonic() - self._began[0], self._began[1], processor_seconds()
+        cpu = sum(used - before.get(pid, 0.0) for pid, used in now.items())
         return Turn(number / seconds, 1000 * cpu / number)
 
 
-def processor_seconds() -> float:
-    """Of this process and all below it that live (Ray's are below it, too)."""
-    total = 0.0
+def processor_seconds() -> dict[int, float]:
+    """By process: this one and all below it that live (Ray's are below it, too). What one that has ended used is missing."""
+    found = {}
     for process in [(own := psutil.Process()), *own.children(recursive=True)]:
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        total += times.user + times.system + (times.children_user + times.children_system if process.pid == own.pid else 0.0)
-    return total
+        ended = times.children_user + times.children_system if process.pid == own.pid else 0.0
+        found[process.pid] = times.user + times.system + ended
+    return found
 
 
 def mocked(source: BatchSource, steps: int) -> Turn:
