@@ -178,6 +178,7 @@ def _weighted_pearson(x: Vector, y: Vector, weights: Vector, groups: NDArray[np.
     x_centred = x - (weights * x) @ members / total @ members.T
     y_centred = y - (weights * y) @ members / total @ members.T
     power = (weights * x_centred**2).sum(axis=1) * (weights * y_centred**2).sum(axis=1)
+    # Below this both are constant within their groups up to rounding.
     least = SMALLEST_RELATIVE_SPREAD**4 * (weights * x**2).sum(axis=1) * (weights * y**2).sum(axis=1)
     is_defined = ((weights > 0).sum(axis=1) >= 3) & (power > least)
     products = (weights * x_centred * y_centred).sum(axis=1)

@@ -158,7 +158,7 @@ def trial_rule(r: Ranked, request: RecommendRequest) -> MergeRule:
 
 def _told(relation: Relation | None, title: str) -> list[str]:
     if relation is None:
-        return ["The store holds no finished sweep of this base: nothing says what similarity is worth. The paper found r = -0.36 (weak)."]
+        return [f"No finished sweep of this base is in the store: nothing says what similarity is worth. The paper: r = {PAPER_R} (weak)."]
     r = relation.r
     if math.isnan(r.estimate):
         return [f"The sweep {relation.sweep[:12]} has too few pairs ({relation.num_pairs}) to say what similarity is worth."]

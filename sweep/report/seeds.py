@@ -104,4 +104,3 @@ def _cells(rows: pd.DataFrame, measures: Iterable[str]) -> str:
         mean = mean_interval(rows.loc[rows["measure"] == measure, "value"])
         cells.append(f"{number(mean.estimate, dash='-')} ({number(mean.high - mean.estimate, dash='-')})")
     return "".join(f" {cell:>13}" for cell in cells)
-

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from core.map_scale import rescaled
 from core.merging.rule import Evidence, Merger, MergeRule
@@ -24,7 +23,7 @@ from sweep.stages.objectives import Cell, Evaluate
 from sweep.stages.pictures import Pictures
 from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
-from sweep.stages.sensitivity import Sensitivity
+from sweep.stages.sensitivity import Sensitivity, mean_of_models
 from sweep.stages.stage import Stage
 from sweep.stages.vectors import AnyVector
 from sweep.store.artifacts import Store
@@ -174,8 +173,7 @@ def _evidence(store: Store, sensitivities: Sequence[Sensitivity]) -> Evidence:
     found: dict[str, list[Weights]] = {}
     for sensitivity in sensitivities:
         found.setdefault(sensitivity.need, []).append(sensitivity.load(store))
-    means = {need: {k: torch.stack([one[k] for one in all_]).mean(0) for k in all_[0]} for need, all_ in found.items()}
-    return Evidence(**means)
+    return Evidence(**{need: mean_of_models(measured) for need, measured in found.items()})
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.merging.rule import Need
 from core.sensitivity import attribution_fisher, class_fisher, class_gradient
+from core.task_vectors import Weights
 from sweep.stages.models import Classifier, FineTuned
 from sweep.stages.stage import Stage
 from sweep.store.artifacts import Artifact, Store, artifact_key
@@ -81,7 +82,12 @@ def attribution_fisher_keys(store: Store, vector: Artifact) -> list[str]:
 def stored_attribution_fisher(store: Store, vector: Artifact) -> dict[str, Tensor] | None:
     """A number a weight; the mean where there are several keys, as sweeps merge. None where the store lacks one."""
     found = [load_file(store.open(key).path(SENSITIVITY)) for key in attribution_fisher_keys(store, vector)]
-    return {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]} if found else None
+    return mean_of_models(found) if found else None
+
+
+def mean_of_models(found: Sequence[Weights]) -> dict[str, Tensor]:
+    """Of what was measured of several models, those that a combined vector comes from: a number a weight."""
+    return {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}
 
 
 def _measured_for(store: Store, key: str) -> str | None:
