@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,14 +73,13 @@ def connected(
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "4")
     try:
         if local:
-            environment = _thread_limits(threads_per_worker or max(1, cores // (workers or 1)))
-            with _without_native_messages():
+            limits = _thread_limits(threads_per_worker or max(1, cores // (workers or 1))) if device == "cpu" else {}
+            with _without_native_messages(), _environment(limits):
                 patiently(
                     lambda: ray.init(
                         num_cpus=max(cores, workers or 1) + SPARE_CPUS,
                         include_dashboard=False,
                         _temp_dir=os.environ.get("RAY_TMPDIR"),
-                        runtime_env={"env_vars": environment} if device == "cpu" else None,
                         **quiet,
                     )
                 )
@@ -120,6 +119,21 @@ def _without_native_messages() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables that Ray's processes inherit, if they start now. In a `runtime_env` they would forbid the workers that Ray starts ahead."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -103,14 +103,17 @@ class _Trainings:
 
 
 class _Trainer(TorchTrainer):
-    """Without what costs a process each and serves nothing here: a manager of data sets, and a handler of Ctrl-C that ends with code 0."""
+    """Without what costs a process each and serves nothing here, and without a handler of Ctrl-C that ends with code 0."""
+
+    unused: frozenset[str] = frozenset({"DatasetsCallback"})
+    """Names of callbacks. A manager of data sets: pictures come from the store."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # the types are those of the first Ray Train
-        return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+        return [callback for callback in callbacks if type(callback).__name__ not in self.unused]
 
 
 class _Fit:
@@ -157,6 +160,8 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=workers.num_gpus > 0, resources_per_worker=workers.resources()),
         run_config=RunConfig(name=name, storage_path=store.scratch(scratch), failure_config=FailureConfig(max_failures=0)),
     )
+    if workers.is_one_machine:
+        trainer.unused |= {"PlacementGroupCleanerCallback"}  # it frees what a lost controller held: here that ends with Ray
     try:
         trainer.fit()
     except WorkerGroupError as error:
