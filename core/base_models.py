@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from core.clip_library import open_clip
 from core.miniature import weights as miniature_weights
 from core.model import MINIATURE, RANDOM_WEIGHTS, Base, BaseModelError
 
@@ -31,18 +32,16 @@ def describe_base(name: str) -> BaseDescription:
     directory = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or directory.is_dir():
         return _of_directory(name, directory)
-    import open_clip
-
     model_name, _, tag = name.partition(":")
-    if model_name not in open_clip.list_models():
-        close = ", ".join(m for m in open_clip.list_models() if m.lower().startswith(model_name.lower()[:5]))[:200]
+    if model_name not in open_clip().list_models():
+        close = ", ".join(m for m in open_clip().list_models() if m.lower().startswith(model_name.lower()[:5]))[:200]
         raise BaseModelError(f"unknown base model {model_name!r}: give `miniature`, NAME:TAG of open_clip or a directory; close: {close}")
-    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    tags = open_clip().list_pretrained_tags_by_model(model_name)
     if not tag:
         raise BaseModelError(f"name the weights of {model_name}: {model_name}:TAG with a TAG of: {', '.join(tags) or 'none'} (or `random`)")
     if tag != RANDOM_WEIGHTS and tag not in tags:
         raise BaseModelError(f"{model_name} has no pretrained weights {tag!r}; there are: {', '.join(tags)} (or `random`)")
-    config = open_clip.get_model_config(model_name)
+    config = open_clip().get_model_config(model_name)
     return BaseDescription(name, f"{name}, open_clip {version('open_clip_torch')}", _num_patches(name, config))
 
 
@@ -76,16 +75,14 @@ def open_clip_configuration(base: Base) -> dict[str, Any]:
 
     Raises BaseModelError for a base that is no plain CLIP: open_clip keeps the text tower of others elsewhere.
     """
-    import open_clip
-
-    if type(base.clip) is not open_clip.CLIP:
+    if type(base.clip) is not open_clip().CLIP:
         kind = type(base.clip).__name__
         raise BaseModelError(f"{base.name} is a {kind}, no plain CLIP: its text tower cannot be written; choose a ViT-B-32, say")
     directory = miniature_weights.BASE_DIRECTORY if base.name == MINIATURE else Path(base.name)
     if directory.is_dir():
         config = dict(json.loads((directory / "open_clip_config.json").read_text())["model_cfg"])
     else:
-        config = dict(open_clip.get_model_config(base.name.partition(":")[0]))
+        config = dict(open_clip().get_model_config(base.name.partition(":")[0]))
     # A pretrained tag may ask for another activation than its model's name.
     config["quick_gelu"] = type(base.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     preprocessing = base.preprocessing
@@ -105,8 +102,6 @@ def hub_repository(name: str) -> str | None:
     """The Hub repository that open_clip has the weights NAME:TAG from; None where it names none."""
     if ":" not in name or Path(name).is_dir():
         return None
-    import open_clip
-
     model_name, _, tag = name.partition(":")
-    repository = str(open_clip.get_pretrained_cfg(model_name, tag).get("hf_hub", "")).strip("/")
+    repository = str(open_clip().get_pretrained_cfg(model_name, tag).get("hf_hub", "")).strip("/")
     return "/".join(repository.split("/")[:2]) or None

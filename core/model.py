@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from core.attribution_head import COSINE, AttributionHead
+from core.clip_library import open_clip
 from core.miniature.weights import load_state_dict
 from core.tower import ImageTower, block_output, cls_token, embed, linear, tokens
 
-# open_clip is imported where it is needed: it takes seconds, and many processes of a sweep only pass settings on.
 _log = logging.getLogger(__name__)
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -225,18 +226,15 @@ def prompt_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     if len(class_names) != 1000:
         _log.warning("the %d class names are WordNet ids, of which prompts say nothing: rename the directories", len(class_names))
         return tuple(class_names)
-    import open_clip
-
-    return tuple(open_clip.IMAGENET_CLASSNAMES)
+    return tuple(open_clip().IMAGENET_CLASSNAMES)
 
 
 def check_supported(visual: nn.Module) -> None:
     """Raise BaseModelError unless the tower is a plain CLIP ViT: CLS pooling, standard residual blocks, a projection."""
-    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-
-    if not isinstance(visual, VisionTransformer):
+    parts = open_clip().transformer
+    if not isinstance(visual, parts.VisionTransformer):
         raise BaseModelError(f"the image tower is a {type(visual).__name__}: choose an open_clip ViT with a CLS token (ViT-B-32, say)")
-    plain = all(type(b) is ResidualAttentionBlock for b in visual.transformer.resblocks)
+    plain = all(type(b) is parts.ResidualAttentionBlock for b in visual.transformer.resblocks)
     if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool or visual.proj is None or not plain:
         raise BaseModelError("the image tower must pool its CLS token, have standard residual blocks and a projection (ViT-B-32, say)")
 
@@ -254,32 +252,28 @@ def load_base(name: str) -> Base:
     directory = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or directory.is_dir():
         return _load_directory(directory)
-    import open_clip
-
     model_name, _, tag = name.partition(":")
-    if model_name not in open_clip.list_models():
-        close = ", ".join(m for m in open_clip.list_models() if m.lower().startswith(model_name.lower()[:5]))[:200]
+    if model_name not in open_clip().list_models():
+        close = ", ".join(m for m in open_clip().list_models() if m.lower().startswith(model_name.lower()[:5]))[:200]
         raise BaseModelError(f"unknown base model {model_name!r}: give `miniature`, NAME:TAG of open_clip or a directory; close: {close}")
     if not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
+        tags = ", ".join(open_clip().list_pretrained_tags_by_model(model_name)) or "none"
         raise BaseModelError(f"name the weights of {model_name}: {model_name}:TAG with a TAG of: {tags} (or `random`)")
-    if tag != RANDOM_WEIGHTS and tag not in open_clip.list_pretrained_tags_by_model(model_name):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name))
+    if tag != RANDOM_WEIGHTS and tag not in open_clip().list_pretrained_tags_by_model(model_name):
+        tags = ", ".join(open_clip().list_pretrained_tags_by_model(model_name))
         raise BaseModelError(f"{model_name} has no pretrained weights {tag!r}; there are: {tags} (or `random`)")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            clip = open_clip.create_model(model_name, pretrained=None if tag == RANDOM_WEIGHTS else tag, device="cpu")
+            clip = open_clip().create_model(model_name, pretrained=None if tag == RANDOM_WEIGHTS else tag, device="cpu")
     except Exception as error:  # open_clip raises what its downloader raises: any of a dozen types
         raise BaseModelError(
             f"the weights {tag!r} of {model_name} cannot be loaded ({error}): check the network, or give a directory"
         ) from error
-    return _wrap(name, clip, open_clip.get_tokenizer(model_name), open_clip.get_model_preprocess_cfg(clip))
+    return _wrap(name, clip, open_clip().get_tokenizer(model_name), open_clip().get_model_preprocess_cfg(clip))
 
 
 def _load_directory(directory: Path) -> Base:
-    import open_clip
-
     config_file, weights_file = directory / "open_clip_config.json", directory / "open_clip_model.safetensors"
     for file in (config_file, weights_file):
         if not file.is_file():
@@ -291,7 +285,7 @@ def _load_directory(directory: Path) -> Base:
         state = load_file(weights_file)
     except Exception as error:  # safetensors has an error type of its own for a file cut short
         raise BaseModelError(f"{directory} cannot be read ({error}): write the model again") from error
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
+    tokenizer = open_clip().get_tokenizer(f"local-dir:{directory}")
     return _build(str(directory), config, {k: v.float() for k, v in state.items()}, tokenizer)
 
 
@@ -299,30 +293,32 @@ def _build(
     name: str, config: dict, state: dict[str, Tensor], tokenizer: Callable[[list[str]], Tensor] | None = None
 ) -> Base:
     """Build a CLIP after an open_clip configuration and fill in its weights, which must match it to the last key and shape."""
-    import open_clip
-
     try:
         settings = {k: v for k, v in config["model_cfg"].items() if k not in ("custom_text",)}
-        with torch.device("meta"):  # random weights for the loaded ones to replace would take seconds, and their memory
-            clip = open_clip.CLIP(**settings)
+        with _Undrawn():
+            clip = open_clip().CLIP(**settings)
         clip.load_state_dict(state, strict=True, assign=True)
-        clip.attn_mask = _causal_mask(len(clip.positional_embedding))  # the one buffer that files do not hold
     except (RuntimeError, TypeError, KeyError) as error:
         raise BaseModelError(f"the weights of {name} do not match its configuration: {str(error)[:400]}") from error
     if tokenizer is None:
-        tokenizer = open_clip.SimpleTokenizer(context_length=settings["text_cfg"]["context_length"])
+        tokenizer = open_clip().SimpleTokenizer(context_length=settings["text_cfg"]["context_length"])
     preprocess = {"size": clip.visual.image_size, **config.get("preprocess_cfg", {})}
     return _wrap(name, clip, tokenizer, preprocess)
 
 
-def _causal_mask(length: int) -> Tensor:
-    """Of the text tower: a token sees itself and those before it. [length, length]"""
-    return torch.full((length, length), -torch.inf).triu(1)
+class _Undrawn(TorchFunctionMode):
+    """Random weights that loaded ones will replace take seconds to draw. Here nothing is drawn, and memory that nothing touches is none.
+
+    (On the device `meta` the first product imports torch's compiler, which takes as long.)
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocess: dict) -> Base:
-    import open_clip
-
     check_supported(clip.visual)
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -330,8 +326,8 @@ def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], prepro
         raise BaseModelError(f"{name} takes {height} x {width} pictures: choose a model with square input")
     preprocessing = Preprocessing(
         height,
-        tuple(float(v) for v in preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-        tuple(float(v) for v in preprocess.get("std", open_clip.OPENAI_DATASET_STD)),
+        tuple(float(v) for v in preprocess.get("mean", open_clip().OPENAI_DATASET_MEAN)),
+        tuple(float(v) for v in preprocess.get("std", open_clip().OPENAI_DATASET_STD)),
         preprocess.get("interpolation", "bicubic"),
         preprocess.get("resize_mode", "shortest"),
     )

@@ -23,7 +23,7 @@ KNOWS_ONLY_ITSELF = ("core/shapley/",)
 
 # A heavy library -> the only modules that may import it.
 HOMES = {
-    "open_clip": {"core/model.py", "core/base_models.py", "core/miniature/pretrain.py"},
+    "open_clip": {"core/clip_library.py", "core/miniature/pretrain.py"},
     "ray": {"sweep/engines/cluster.py", "sweep/engines/tasks.py", "sweep/engines/training.py"},
     "ray.data": {"sweep/engines/shards.py"},
     "ray.train": {"sweep/engines/training.py"},
