@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from core.attribution_head import COSINE
 from core.finetune import finetune
-from core.metrics import e_rmse
+from core.metrics import SCORES, e_rmse
 from sweep.experiment.sources import Source
 from sweep.stages.heads import load_heads
 from sweep.stages.scoring import hardly_differ
@@ -47,6 +47,21 @@ def test_every_stage_on_a_remote_store(finished):
     label, second = (graph.labels("clean_digits", role).load(store).attributions for role in ("test", "ceiling"))
     row = result.references.query("domain == 'clean_digits' and reference == 'label_ceiling'").iloc[0]
     assert abs(row["e_rmse"] - e_rmse(second, label[: len(second)])) < 1e-6
+
+
+def test_every_pair_has_the_intervals_of_its_scores_over_the_test_pictures(finished):
+    store, graph, _ = finished
+    result = graph.result.load(store)
+    measured = {score.name for score in SCORES if score.function is not None}
+    for pair in map(graph.pair, graph.config.pairs):
+        cell, run = pair.chosen(store, "test"), pair.child_run(store)
+        of_pair = result.intervals[result.intervals["target_domain"] == pair.transfer.target].set_index("score")
+        assert set(of_pair.index) == measured | {"normalized_accuracy"}
+        for score, row in of_pair.iterrows():
+            assert row["estimate"] == cell[score] and row["low"] <= row["estimate"] <= row["high"]
+            assert row["n"] == (12 if "accuracy" in score else 4)
+            assert [run.metrics[f"{score}{end}"] for end in ("", "_low", "_high")] == row[["estimate", "low", "high"]].to_list()
+        assert of_pair.loc["correlation", "low"] < of_pair.loc["correlation", "high"]
 
 
 def test_maps_over_lambda2_begin_at_prediction_only_and_hold_the_transferred_one(finished):

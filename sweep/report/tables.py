@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,14 @@ def _chosen_pairs(result: SweepResult) -> pd.DataFrame:
     }
     pairs = pairs.sort_values(list(PAIR_COLUMNS), key=lambda names: names.map(orders[names.name]), ignore_index=True)
     return pairs.drop(columns="alpha_key")
+
+
+def intervals_of_pairs(result: SweepResult) -> dict[tuple[str, str], dict[str, Any]]:
+    """(source, target) -> score -> its row of the intervals over the test pictures, with score, estimate, low, high and n."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in result.intervals.itertuples():
+        found.setdefault((row.source_domain, row.target_domain), {})[row.score] = row
+    return found
 
 
 def pair_references(result: SweepResult) -> pd.DataFrame:
