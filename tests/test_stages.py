@@ -16,6 +16,7 @@ from core.finetune import finetune
 from core.metrics import SCORES, e_rmse
 from sweep.experiment.sources import Source
 from sweep.stages.heads import load_heads
+from sweep.stages.objectives import OBJECTIVES
 from sweep.stages.scoring import hardly_differ
 from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
@@ -62,6 +63,26 @@ def test_every_pair_has_the_intervals_of_its_scores_over_the_test_pictures(finis
             assert row["n"] == (12 if "accuracy" in score else 4)
             assert [run.metrics[f"{score}{end}"] for end in ("", "_low", "_high")] == row[["estimate", "low", "high"]].to_list()
         assert of_pair.loc["correlation", "low"] < of_pair.loc["correlation", "high"]
+
+
+def test_what_objectives_would_have_chosen_is_told_where_it_is_asked_for(finished):
+    """On a grid, of which everything else is in the store already."""
+    store, graph, _ = finished
+    compared, left_out = (graph_of(store, *DIGITS, *SMALL, f"--{no}compare-objectives") for no in ("", "no-"))
+    assert left_out.result.key == graph.result.key
+    pair = compared.pair(compared.config.pairs[0])
+    (computed,) = compute(store, pair)
+    assert computed is pair and pair.cells(store).equals(graph.pair(graph.config.pairs[0]).cells(store))
+    found = pair.objectives(store).set_index("objective")
+    assert len(found) == len(OBJECTIVES) + 4 and set(found["lambda2"]) <= {0.0, 0.8}
+    assert found.loc[pair.search.objective, "correlation"] == pytest.approx(pair.chosen(store, "test")["correlation"], rel=1e-5)
+    as_in_the_paper = graph_of(store, *DIGITS, *SMALL, "--compare-objectives", "--select", "test")
+    of_test = as_in_the_paper.pair(as_in_the_paper.config.pairs[0])
+    compute(store, of_test)
+    assert len(of_test.cells(store)) == 2  # which are on test, so that nothing is scored again for the comparison
+    assert set(of_test.objectives(store)["e_rmse"]) <= set(of_test.cells(store)["e_rmse"])
+    error = of_test.intervals(store).set_index("score").loc["e_rmse", "estimate"]
+    assert error == pytest.approx(of_test.chosen(store, "test")["e_rmse"], rel=1e-6)
 
 
 def test_maps_over_lambda2_begin_at_prediction_only_and_hold_the_transferred_one(finished):

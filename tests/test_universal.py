@@ -169,6 +169,7 @@ def test_a_suites_own_sources_need_not_be_among_the_chosen_domains():
     assert config("--suite", "miniature", "--domains", "cars", "textures", "scenes").sources == ("others",)
     three = config("--suite", "miniature", "--domains", "cars", "textures", "concepts")
     assert three.sources == ("concepts", "others", "concepts,others")
+    assert three.search.compares_objectives and not config("--suite", "miniature", "--no-compare-objectives").search.compares_objectives
 
 
 def test_how_several_become_one_is_an_option():

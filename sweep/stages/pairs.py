@@ -121,7 +121,7 @@ class PairSearch(Stage):
     def _compared(self, cells: Sequence[Cell], points: Points) -> pd.DataFrame:
         """What each objective would have chosen, scored on test, and the best that there was there: OBJECTIVE_COLUMNS."""
         on_test, known = points.on("test"), {(cell["alpha"], cell["lambda2"]): cell for cell in cells}
-        tested = [on_test(*point) for point in known]
+        tested = list(known.values()) if self.search.select == "test" else [on_test(*point) for point in known]
         rows = []
         for objective in OBJECTIVES.values():
             chosen = objective.choose(cells, self.search)
