@@ -1,6 +1,7 @@
 """A SweepResult of made-up but plausible numbers, for tests of the report: drawn from a seed, no model involved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from sweep.report.example import EXAMPLE_ATTRIBUTIONS, Example, LambdaMaps
 from sweep.report.result import (
     CELL_COLUMNS,
     CONVERGENCE_COLUMNS,
+    INTERVAL_COLUMNS,
     REFERENCE_COLUMNS,
     SIMILARITY_COLUMNS,
     SOURCE_MODEL_COLUMNS,
@@ -88,6 +90,7 @@ def synthetic_result(
             (source, target): {"search of the pair": f"{i:040x}", "explainability vector of the source": f"{sources.index(source):040x}"}
             for i, (source, target) in enumerate((s, t) for s in sources for t in domains if s != t)
         },
+        intervals=_intervals(cells),
         convergence=_convergence(domains if has_convergence else ()),
         source_models=_source_models(sources, domains, alphas if has_source_models else ()),
     )
@@ -110,6 +113,18 @@ def _source_models(sources: Sequence[str], domains: Sequence[str], alphas: Seque
                 finished = _finished(scores, 0.9, 1.7)
                 rows.append({"source_domain": source, "target_domain": target, "model": name, "alpha": alpha, **finished})
     return pd.DataFrame(rows, columns=list(SOURCE_MODEL_COLUMNS))
+
+
+def _intervals(cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Of the measured scores and the normalised accuracy, 0.1 wide. No random number is drawn."""
+    names = [score.name for score in SCORES if score.function is not None or score.name == "normalized_accuracy"]
+    chosen = [cell for cell in cells if cell["is_chosen"] and cell["split"] == "test"]
+    rows = [
+        (cell["source_domain"], cell["target_domain"], n, cell[n], cell[n] - 0.04, cell[n] + 0.06, 120 if "accuracy" in n else 40)
+        for cell in chosen
+        for n in names
+    ]
+    return pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))
 
 
 def _convergence(domains: Sequence[str]) -> pd.DataFrame:

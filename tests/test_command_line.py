@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -190,6 +191,7 @@ def test_options_change_the_suite_and_nothing_else():
     assert changed.recipe.learning_rate == plain.recipe.learning_rate
     assert changed.search.merge == MERGE_RULES["addition"] == config("--merge", "addition").search.merge
     assert config("--merge", "lines:first=0.2").search.merge == Lines(first=0.2)
+    assert config("--compare-objectives").search == replace(plain.search, compares_objectives=True) != plain.search
 
 
 def test_sources_targets_and_labels_reach_the_configuration():
@@ -283,6 +285,7 @@ def test_help_of_a_command_names_every_option(capsys):
     text = help_of(capsys, "all_pairs")
     for option in (
         *("--suite", "--domains", "--sources", "--targets", "--labels", "--merge", "--search", "--alphas", "--lambdas", "--num-trials"),
+        *("--compare-objectives", "--no-compare-objectives"),
         *("--estimator", "--calibration-pictures", "--address", "--store", "--tracking-uri", "--dry-run"),
     ):
         assert option in text

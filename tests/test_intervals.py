@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from core.metrics import SCORE_NAMED, Scored, attribution_scores, per_picture_scores
 from core.statistics import bootstrap_interval, mean_interval
+from sweep.stages.intervals import ScoredPoint
 
 NORMAL_975 = stats.norm.ppf(0.975)
 
@@ -71,6 +73,41 @@ def test_a_score_has_the_interval_that_scoring_resampled_pictures_gives(name):
     assert found.high - found.low == pytest.approx(2 * NORMAL_975 * np.std(resampled), rel=0.14)
 
 
+def test_a_point_has_the_intervals_of_its_scores_and_of_the_accuracy_that_it_keeps():
+    """Against the delta method for the quotient of two accuracies on the same 400 pictures, of which 60 have labels."""
+    rng = np.random.default_rng(8)
+    labels, removed = rng.normal(size=(60, 16)), rng.random((8, 16)) < 0.5
+    reference = rng.random(400) < 0.8
+    own = reference & (rng.random(400) < 0.95) | (rng.random(400) < 0.01)
+    without = labels.sum(1)[:, None] - labels @ removed.T
+    scored = Scored(labels + rng.normal(size=labels.shape), labels, removed, labels.sum(1), without, own)
+    scores = attribution_scores(scored)
+    point = ScoredPoint({"source_domain": "a", "target_domain": "b"}, scored, reference)
+    found = point.intervals().set_index("score")
+    assert {name: found.loc[name, "estimate"] for name in scores} == scores
+    assert found["n"].to_dict() == {name: 400 if "accuracy" in name else 60 for name in found.index}
+    kept = own.mean() / reference.mean()
+    half_width = NORMAL_975 * (own - kept * reference).std() / math.sqrt(400) / reference.mean()
+    of_kept = found.loc["normalized_accuracy"]
+    # A width of 1000 draws is known to 4 %; three of that. The accuracy's own is twice as wide: most pictures are hard for both models.
+    assert of_kept["estimate"] == kept and of_kept["high"] - of_kept["low"] == pytest.approx(2 * half_width, rel=0.12)
+    assert found.loc["accuracy", "high"] - found.loc["accuracy", "low"] > 1.5 * (of_kept["high"] - of_kept["low"])
+    pd.testing.assert_frame_equal(point.intervals().set_index("score"), found, check_exact=True)
+
+
+def test_a_point_without_what_a_score_needs_has_no_interval_of_it():
+    labels = np.random.default_rng(9).normal(size=(1, 16))
+    scored = Scored(0 * labels, labels, np.eye(16) > 0, labels.sum(1), labels.sum(1)[:, None] - labels, np.array([True, False, False]))
+    names = {"source_domain": "a", "target_domain": "b"}
+    found = ScoredPoint(names, scored, np.zeros(3, dtype=bool)).intervals().set_index("score")
+    assert list(found.index) == ["accuracy", "e_rmse", "e_rmse_at_best_scale", "infidelity"]
+    assert found.loc["e_rmse", "n"] == 1 and math.isnan(found.loc["e_rmse", "low"])
+    # One right answer of the reference: three in ten of the resamples are without it.
+    rare, same = (ScoredPoint(names, scored, np.arange(3) == right).intervals().set_index("score") for right in (1, 0))
+    assert np.isfinite(rare.loc["normalized_accuracy", ["low", "high"]].astype(float)).all()
+    assert same.loc["normalized_accuracy", ["low", "high"]].to_list() == [1.0, 1.0]
+
+
 def test_a_bootstrap_of_few_skewed_pictures_covers_their_mean():
     rng = np.random.default_rng(4)
     found = [bootstrap_interval(rng.gamma(2.0, size=40), num_resamples=300, seed=seed) for seed in range(150)]
@@ -84,6 +121,13 @@ def test_a_seed_fixes_a_bootstrap_however_many_pictures_are_drawn_at_once(monkey
     assert found == bootstrap_interval(values, num_resamples=300, seed=7) != bootstrap_interval(values, num_resamples=300, seed=8)
     monkeypatch.setattr("core.statistics.intervals.RESAMPLED_AT_ONCE", 600)
     assert ends(bootstrap_interval(values, num_resamples=300, seed=7)) == pytest.approx(ends(found), rel=1e-12)
+
+
+def test_few_pictures_in_another_order_have_the_same_interval_of_a_mean():
+    """One resample in ten is the four pictures again, in some order: its mean is the estimate but for the last bits."""
+    values = np.random.default_rng(10).normal(size=4)
+    moved = [bootstrap_interval(values * (1 + 1e-15 * np.arange(4)) * (1 + shift)) for shift in (0.0, 1e-15, 3e-15, 7e-15)]
+    assert all(ends(found) == pytest.approx(ends(moved[0]), rel=1e-9) for found in moved)
 
 
 def test_where_the_correction_ends_it_hardly_mattered(monkeypatch):

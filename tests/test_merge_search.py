@@ -174,7 +174,8 @@ def test_the_command_line_says_what_is_searched():
         ("all_pairs", ("--merge", "dare:seed=search"), "seed of dare is not searched: what a search may vary of it is drop_rate"),
         ("all_pairs", ("--merge", "addition:scale=search"), "addition has no parameter 'scale': it has none"),
         ("all_pairs", ("--merge", "lines:first=search", "--num-trials", "3"), "give --num-trials more than 3"),
-        ("universal", ("--merge", "fisher:source_share=search"), "give source_share a value, or search it by all_pairs"),
+        ("universal", ("--merge", "fisher:source_share=search"), "give source_share a value, or take --no-compare-objectives"),
+        ("all_pairs", ("--merge", "lines:first=search", "--compare-objectives"), "one point of one rule is looked for that suits several"),
         ("all_pairs", ("--sources", "cars,scenes", "--combine", "consensus:threshold=search"), "threshold must be a number, not 'search'"),
     ],
 )

@@ -43,6 +43,8 @@ def test_every_pair_has_its_scores_its_references_and_its_cells(result, data):
         assert (source, target) == (pair["source_domain"], pair["target_domain"])
         assert all(close(shown["scores"][score.name], pair[score.name]) for score in SCORES)
         assert close(shown["references"]["mean_map"]["iou_at_10"], references.loc[(source, target, "mean_map"), "iou_at_10"])
+        low, high, n = shown["intervals"]["correlation"]
+        assert close(low, pair["correlation"] - 0.04) and close(high, pair["correlation"] + 0.06) and n == 40
         assert close(shown["similarities"]["similarity_explainability"], pair["similarity_explainability"])
         cells = result.cells.query("source_domain == @source and target_domain == @target and split == 'validation'")
         assert len(shown["cells"]["alpha"]) == len(cells) == 21

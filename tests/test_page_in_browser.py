@@ -91,6 +91,9 @@ def test_a_cell_opens_its_pair_with_curves_and_keys_of_its_artifacts(page):
     assert RESULT.artifacts[source, target]["search of the pair"] in page.evaluate("document.getElementById('pair-body').textContent")
     first = page.evaluate("document.querySelector('#pair-scores tr.own').textContent")
     assert first.startswith(f"transferred{pair['accuracy']:.3f}")
+    below = page.evaluate("[...document.querySelectorAll('#pair-scores tr.of-own')].map((row) => row.textContent)")
+    assert below[0].startswith(f"its 95 % interval[{pair['accuracy'] - 0.04:.3f}, {pair['accuracy'] + 0.06:.3f}]")
+    assert below[1].startswith("over n test pictures120120")
 
 
 def test_the_slider_changes_the_transferred_map_and_no_other(page):

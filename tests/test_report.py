@@ -15,7 +15,7 @@ from synthetic_result import DOMAINS, synthetic_result
 
 from sweep.report.evidence import comparisons, groups
 from sweep.report.figures.drawing import draw_figures
-from sweep.report.findings import finding, key_numbers
+from sweep.report.findings import INTERVAL_MEANINGS, finding, key_numbers
 from sweep.report.page import render_html, tables_as_html, write_report
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import SweepResult
@@ -183,6 +183,12 @@ def test_the_page_has_the_best_source_of_each_target(result, page):
     assert [row["mean map's overlap"] == "beaten" for row in rows] == best["mean map's overlap"].tolist()
 
 
+def test_the_best_pairs_have_their_intervals_and_the_page_says_what_each_kind_is_over(result, page):
+    for overlap in best_pairs(result)["iou_at_10"]:
+        assert f"{overlap:.3f}[{overlap - 0.04:.3f}, {overlap + 0.06:.3f}]" in page.text
+    assert all(kind in page.text for kind in INTERVAL_MEANINGS)
+
+
 def test_every_setting_is_in_the_provenance_table(result, page):
     shown = {row["setting"]: row["value"] for row in page.table_with("setting", "value")}
     expected = {"sweep_key": result.sweep_key, "command": "all_pairs", "suite": result.suite, **result.provenance}
@@ -191,7 +197,7 @@ def test_every_setting_is_in_the_provenance_table(result, page):
 
 def test_the_tables_can_be_looked_at_as_pages_of_their_own(result):
     pages = tables_as_html(replace(result, provenance={**result.provenance, "select": "validation"}))
-    assert set(pages) == {"cells", "references", "similarities"}
+    assert set(pages) == {"cells", "references", "similarities", "intervals"}
     for name, text in pages.items():
         frame, page = getattr(result, name), _Page(text)
         assert all(address.startswith("data:") for address in page.addresses) and len(page.scripts) == 1

@@ -82,6 +82,8 @@ def test_a_frame_is_brought_to_its_columns_and_types(result):
         ("cells", lambda f: pd.concat([f, f[f["split"] == "test"]]), "more than once"),
         ("references", lambda f: pd.concat([f, f]), "more than once"),
         ("references", lambda f: f.assign(reference="luck"), "reference holds .*luck"),
+        ("intervals", lambda f: f.assign(score="luck"), "score holds .*luck"),
+        ("intervals", lambda f: pd.concat([f, f]), "more than once"),
         ("similarities", lambda f: f.assign(similarity_prediction_only=1.2), "similarity_prediction_only holds 1.2"),
     ],
 )

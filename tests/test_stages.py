@@ -13,9 +13,10 @@ from safetensors import safe_open
 
 from core.attribution_head import COSINE
 from core.finetune import finetune
-from core.metrics import e_rmse
+from core.metrics import SCORES, e_rmse
 from sweep.experiment.sources import Source
 from sweep.stages.heads import load_heads
+from sweep.stages.objectives import OBJECTIVES
 from sweep.stages.scoring import hardly_differ
 from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
@@ -47,6 +48,41 @@ def test_every_stage_on_a_remote_store(finished):
     label, second = (graph.labels("clean_digits", role).load(store).attributions for role in ("test", "ceiling"))
     row = result.references.query("domain == 'clean_digits' and reference == 'label_ceiling'").iloc[0]
     assert abs(row["e_rmse"] - e_rmse(second, label[: len(second)])) < 1e-6
+
+
+def test_every_pair_has_the_intervals_of_its_scores_over_the_test_pictures(finished):
+    store, graph, _ = finished
+    result = graph.result.load(store)
+    measured = {score.name for score in SCORES if score.function is not None}
+    for pair in map(graph.pair, graph.config.pairs):
+        cell, run = pair.chosen(store, "test"), pair.child_run(store)
+        of_pair = result.intervals[result.intervals["target_domain"] == pair.transfer.target].set_index("score")
+        assert set(of_pair.index) == measured | {"normalized_accuracy"}
+        for score, row in of_pair.iterrows():
+            assert row["estimate"] == cell[score] and row["low"] <= row["estimate"] <= row["high"]
+            assert row["n"] == (12 if "accuracy" in score else 4)
+            assert [run.metrics[f"{score}{end}"] for end in ("", "_low", "_high")] == row[["estimate", "low", "high"]].to_list()
+        assert of_pair.loc["correlation", "low"] < of_pair.loc["correlation", "high"]
+
+
+def test_what_objectives_would_have_chosen_is_told_where_it_is_asked_for(finished):
+    """On a grid, of which everything else is in the store already."""
+    store, graph, _ = finished
+    compared, left_out = (graph_of(store, *DIGITS, *SMALL, f"--{no}compare-objectives") for no in ("", "no-"))
+    assert left_out.result.key == graph.result.key
+    pair = compared.pair(compared.config.pairs[0])
+    (computed,) = compute(store, pair)
+    assert computed is pair and pair.cells(store).equals(graph.pair(graph.config.pairs[0]).cells(store))
+    found = pair.objectives(store).set_index("objective")
+    assert len(found) == len(OBJECTIVES) + 4 and set(found["lambda2"]) <= {0.0, 0.8}
+    assert found.loc[pair.search.objective, "correlation"] == pytest.approx(pair.chosen(store, "test")["correlation"], rel=1e-5)
+    as_in_the_paper = graph_of(store, *DIGITS, *SMALL, "--compare-objectives", "--select", "test")
+    of_test = as_in_the_paper.pair(as_in_the_paper.config.pairs[0])
+    compute(store, of_test)
+    assert len(of_test.cells(store)) == 2  # which are on test, so that nothing is scored again for the comparison
+    assert set(of_test.objectives(store)["e_rmse"]) <= set(of_test.cells(store)["e_rmse"])
+    error = of_test.intervals(store).set_index("score").loc["e_rmse", "estimate"]
+    assert error == pytest.approx(of_test.chosen(store, "test")["e_rmse"], rel=1e-6)
 
 
 def test_maps_over_lambda2_begin_at_prediction_only_and_hold_the_transferred_one(finished):

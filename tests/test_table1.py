@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_result import synthetic_result
+from synthetic_result import DOMAINS, synthetic_result
 
 from sweep.report.page import render_html
 from sweep.report.result import OBJECTIVE_COLUMNS
@@ -141,6 +141,16 @@ def test_report_shows_the_table_with_the_papers_numbers_beside(result):
     mean = table.loc[("others", "transferred", "accuracy"), "mean"]
     assert f"{mean:.3f}" in page and "0.876 ± 0.12" in page
     assert "Table 1" not in render_html(synthetic_result(num_examples=1), [])
+
+
+def test_many_sources_are_told_together_how_their_points_could_be_chosen():
+    many = synthetic_result(DOMAINS[:4], num_examples=0)
+    chosen = chosen_pairs(many).assign(needs_labels=True)
+    names = ("correlation", "oracle_correlation")
+    objectives = pd.concat([chosen.assign(objective=name)[list(OBJECTIVE_COLUMNS)] for name in names], ignore_index=True)
+    lines = terminal_summary(replace(many, objectives=objectives)).splitlines()
+    (head,) = [number for number, line in enumerate(lines) if line.startswith("from ") and "regret" in line]
+    assert lines[head].startswith("from single domains ") and f"{chosen['correlation'].mean():.3f}" in lines[head + 1]
 
 
 def test_report_says_what_each_objective_would_have_chosen(result):

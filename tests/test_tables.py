@@ -193,8 +193,9 @@ def test_unfinished_pairs_are_named(result):
 def test_pairs_that_were_not_planned_are_not_missed():
     result = synthetic_result(["a", "b", "c"], alphas=[0.5], lambdas=[0.5], sources=["a", "others"], num_examples=0)
     assert len(result.pairs) == 5 and missing_pairs(result) == []
-    cells, similarities = (frame[frame["source_domain"] == "others"] for frame in (result.cells, result.similarities))
-    result = replace(result, cells=cells, similarities=similarities)
+    names = ("cells", "similarities", "intervals")
+    of_others = {name: (frame := getattr(result, name))[frame["source_domain"] == "others"] for name in names}
+    result = replace(result, **of_others)
     assert missing_pairs(result) == [("a", "b"), ("a", "c")]
     planned = replace(result, pairs=[("others", "a"), ("others", "b"), ("others", "c")], artifacts={})
     assert missing_pairs(planned) == []

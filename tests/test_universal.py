@@ -19,9 +19,11 @@ from sweep.commands import universal
 from sweep.commands.sweep import check
 from sweep.experiment.config import ConfigError, SweepConfig
 from sweep.report.table1 import ROWS
+from sweep.report.tables import chosen_pairs
 from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph
 from sweep.stages.other_targets import common_point
+from sweep.stages.result import read_result
 from sweep.store.artifacts import Store
 
 
@@ -139,6 +141,16 @@ def test_objectives_are_compared_with_what_an_oracle_finds_on_test(swept):
             assert accurate["normalized_accuracy"] >= min(0.98, of_pair["normalized_accuracy"].max())
 
 
+def test_every_interval_is_around_the_score_of_the_chosen_point(swept):
+    store = Store(str(swept / "sweep_store"))
+    for key in store.keys("result"):
+        result = read_result(store.open(key))
+        chosen = chosen_pairs(result).set_index(["source_domain", "target_domain"])
+        assert len(chosen) == 6 and set(result.intervals["score"]) > {"normalized_accuracy", "e_rmse", "correlation", "iou_at_10"}
+        for (*pair, score), row in result.intervals.set_index(["source_domain", "target_domain", "score"]).iterrows():
+            assert row["estimate"] == chosen.loc[tuple(pair), score] and row["low"] <= row["estimate"] <= row["high"]
+
+
 def test_figure_6_takes_the_budgets_that_the_suite_says(swept):
     for table in tables(swept, "convergence"):
         assert set(table["budget"]) <= {104, 128, 160, 208, 256, 336, 448} and table["iou_at_10"].between(0, 1).all()
@@ -157,6 +169,7 @@ def test_a_suites_own_sources_need_not_be_among_the_chosen_domains():
     assert config("--suite", "miniature", "--domains", "cars", "textures", "scenes").sources == ("others",)
     three = config("--suite", "miniature", "--domains", "cars", "textures", "concepts")
     assert three.sources == ("concepts", "others", "concepts,others")
+    assert three.search.compares_objectives and not config("--suite", "miniature", "--no-compare-objectives").search.compares_objectives
 
 
 def test_how_several_become_one_is_an_option():

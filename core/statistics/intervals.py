@@ -63,7 +63,7 @@ def mean_over_pictures(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def bootstrap_interval(
     per_picture: ArrayLike,
-    statistic: Callable[..., NDArray[np.float64]] = mean_over_pictures,
+    statistic: Callable[..., NDArray[np.floating]] = mean_over_pictures,
     *,
     confidence: float = 0.95,
     num_resamples: int = 2000,
@@ -94,8 +94,8 @@ def bootstrap_interval(
         "batch": max(1, RESAMPLED_AT_ONCE // n),
     }
 
-    def of_last_axis(*arrays: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        return statistic(*arrays)
+    def of_last_axis(*arrays: NDArray[np.float64], axis: int) -> NDArray[np.floating]:
+        return _to_40_bits(statistic(*arrays))
 
     rng = np.random.default_rng(seed)
     drawn = stats.bootstrap(tuple(values), of_last_axis, n_resamples=num_resamples, method="percentile", rng=rng, **options)
@@ -105,3 +105,11 @@ def bootstrap_interval(
         drawn = stats.bootstrap(tuple(values), of_last_axis, n_resamples=0, bootstrap_result=drawn, method="BCa", **options)
     low, high = drawn.confidence_interval
     return Interval(estimate, float(low), float(high), n, confidence)
+
+
+def _to_40_bits(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The same numbers whatever the order of their sums: few pictures are drawn as they are, in another order, in many resamples, and BCa
+    asks which resamples lie below the estimate.
+    """
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2.0**40) / 2.0**40, exponent)

@@ -116,6 +116,7 @@ def _description(config: SweepConfig) -> str:
             if config.search.method == "optuna"
             else f"a grid of {len(alphas)} alphas x {len(config.search.lambdas)} lambdas a pair"
         )
+        + (", every point scored on test too" if config.search.compares_objectives and config.search.select != "test" else "")
     )
 
 

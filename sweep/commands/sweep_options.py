@@ -45,6 +45,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         min_normalized_accuracy=options.min_normalized_accuracy,
         accuracy_confidence=options.accuracy_confidence,
         objective=options.objective,
+        compares_objectives=options.compare_objectives,
         calibration=options.calibration,
         num_few_labels=options.num_few_labels,
         select=options.select,
@@ -241,6 +242,13 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
         help="confidence, one-sided, with which the accuracy constraint must be met on the pictures that there are; 0.5: as measured",
     )
     search.add_argument("--objective", choices=OBJECTIVE_NAMES, help="what a point is chosen by among those that keep the accuracy")
+    search.add_argument(
+        "--compare-objectives",
+        action=argparse.BooleanOptionalAction,
+        help="tell what every objective would have chosen, what a source's other targets would, and what each lacks of the best there was "
+        "on test (its regret). Costs a score on test of every point: as many passes over the test pictures as the search takes over the "
+        "validation pictures; nothing more is trained or labelled. (default: on in the miniature's universal, else off)",
+    )
     search.add_argument("--num-few-labels", type=int, help="validation labels that the objective few_labels reads")
     search.add_argument(
         "--calibration", choices=("none", "scale"), help="scale: one factor of the maps, fitted on unlabelled validation pictures"

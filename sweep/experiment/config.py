@@ -169,8 +169,8 @@ class SearchSettings:
             )
         if self.searched and self.compares_objectives:
             raise ConfigError(
-                f"{asked} is a rule for each pair, and this sweep looks for one point, of one rule, that suits several targets: "
-                f"give {names} a value, or search it by all_pairs, which takes the same --sources"
+                f"{asked} is a rule for each pair, and where objectives are compared, one point of one rule is looked for that suits "
+                f"several targets: give {names} a value, or take --no-compare-objectives"
             )
         if self.searched and self.num_trials <= (num_first := 1 + len(self.alphas)):
             raise ConfigError(

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from core.metrics import SCORE_NAMED, SCORES
 from sweep.report.evidence import COMPARED, Against, comparisons, means_by_group, p_text, ranked, signed
 from sweep.report.figures.drawing import Drawing, draw_figures
-from sweep.report.findings import finding, findings, key_numbers, standing_meaning, title, warnings
+from sweep.report.findings import INTERVAL_MEANINGS, finding, findings, key_numbers, standing_meaning, title, warnings
 from sweep.report.page_data import page_data
 from sweep.report.references import REFERENCE_MEANINGS, REFERENCE_TITLES
 from sweep.report.result import FRAMES, SweepResult
@@ -29,6 +29,7 @@ from sweep.report.tables import (
     best_pairs,
     chosen_pairs,
     domain_table,
+    intervals_of_pairs,
     objective_table,
     pair_references,
 )
@@ -67,6 +68,7 @@ def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
         scores=SCORES,
         model_titles=MODEL_TITLES,
         reference_meanings=REFERENCE_MEANINGS,
+        interval_meanings=INTERVAL_MEANINGS,
         headline=_rows(means_by_group(result).rename_axis("title").reset_index()),
         comparisons=_comparisons(result),
         compared_titles=[SCORE_TITLES[score] for score in COMPARED],
@@ -143,11 +145,15 @@ def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
 
 
 def _with_bars(result: SweepResult, pairs: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Rows of pairs; under `bars` the scores of every reference of the pair's target."""
+    """Rows of pairs; under `bars` the scores of every reference of the pair's target, under `intervals` those over the test pictures."""
     bars: dict[tuple[str, str], dict[str, Any]] = {}
     for row in _rows(pair_references(result)):
         bars.setdefault((row["source_domain"], row["target_domain"]), {})[row["reference"]] = row
-    return [row | {"bars": bars[row["source_domain"], row["target_domain"]]} for row in _rows(pairs)]
+    intervals, found = intervals_of_pairs(result), []
+    for row in _rows(pairs):
+        key = row["source_domain"], row["target_domain"]
+        found.append(row | {"bars": bars[key], "intervals": intervals.get(key, {})})
+    return found
 
 
 def _prose(text: str) -> Markup:

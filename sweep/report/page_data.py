@@ -19,7 +19,17 @@ from sweep.report.colour_scale import colour_scale
 from sweep.report.example import Example
 from sweep.report.figures.matrices import READINGS
 from sweep.report.result import MERGE_COLUMN, PAIR_COLUMNS, SCORE_COLUMNS, SweepResult
-from sweep.report.tables import KEPT_ACCURACY, MODEL_TITLES, PAIR_TITLES, chosen_pairs, curve_split, headline, known_references, matrix
+from sweep.report.tables import (
+    KEPT_ACCURACY,
+    MODEL_TITLES,
+    PAIR_TITLES,
+    chosen_pairs,
+    curve_split,
+    headline,
+    intervals_of_pairs,
+    known_references,
+    matrix,
+)
 from sweep.report.tables import pair_references as references_of_pairs
 
 _CONSTRAINT = "search.min_normalized_accuracy"
@@ -74,6 +84,7 @@ def _pairs(result: SweepResult, pairs: pd.DataFrame, references: pd.DataFrame) -
     bars = {key: frame for key, frame in references.groupby(list(PAIR_COLUMNS))}
     split = curve_split(result)
     cells = {key: frame for key, frame in result.cells[result.cells["split"] == split].groupby(list(PAIR_COLUMNS))}
+    intervals = intervals_of_pairs(result)
     found = []
     for pair in pairs.to_dict("records"):
         key = (pair["source_domain"], pair["target_domain"])
@@ -84,6 +95,7 @@ def _pairs(result: SweepResult, pairs: pd.DataFrame, references: pd.DataFrame) -
                 "target": result.targets.index(key[1]),
                 **{name: _number(pair[name]) for name in ("alpha", "lambda1", "lambda2", "trial", "attribution_scale")},
                 "scores": _numbers({name: pair[name] for name in SCORE_COLUMNS}),
+                "intervals": {i.score: [_number(i.low), _number(i.high), i.n] for i in intervals.get(key, {}).values()},
                 "similarities": _numbers({n: pair[n] for n in ("similarity_prediction_only", "similarity_explainability")}),
                 "references": {row["reference"]: _numbers({n: row[n] for n in SCORE_COLUMNS}) for row in bars[key].to_dict("records")},
                 **({MERGE_COLUMN: pair[MERGE_COLUMN]} if MERGE_COLUMN in pair else {}),

@@ -30,6 +30,7 @@ SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
 """The models that a vector is the difference of, each with the target's classes: rows of the paper's Table 1."""
 
 CONVERGENCE_COLUMNS = ("target_domain", "budget", "picture", "iou_at_10")
+INTERVAL_COLUMNS = (*PAIR_COLUMNS, "score", "estimate", "low", "high", "n")
 
 SPLITS = ("validation", "test")
 
@@ -40,11 +41,15 @@ FRAMES = {
     "source_models": SOURCE_MODEL_COLUMNS,
     "objectives": OBJECTIVE_COLUMNS,
     "convergence": CONVERGENCE_COLUMNS,
+    "intervals": INTERVAL_COLUMNS,
 }
 """The tables of a result and their columns."""
 
-_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference", "objective", "model", MERGE_COLUMN}
-_NULLABLE_COLUMNS = {*SCORE_COLUMNS, "normalized_accuracy_lower", "similarity_prediction_only", "similarity_explainability"}
+_STRING_COLUMNS = {*PAIR_COLUMNS, "split", "domain", "reference", "objective", "model", "score", MERGE_COLUMN}
+_NULLABLE_COLUMNS = {
+    *SCORE_COLUMNS, "normalized_accuracy_lower", "similarity_prediction_only", "similarity_explainability", "low", "high",
+}  # fmt: skip
+_KINDS = {"is_chosen": "bool", "needs_labels": "bool", "trial": "int64", "budget": "int64", "picture": "int64", "n": "int64"}
 _BOUNDS = {
     "alpha": (0.0, 1.0),
     **{score.name: score.bounds for score in SCORES},
@@ -54,7 +59,7 @@ _BOUNDS = {
 RESULT = "result.json"
 """The file of all that is no table."""
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 4
+_FORMAT = 5
 
 Scalar = str | int | float | bool | None
 
@@ -78,6 +83,8 @@ class SweepResult:
     source_models: SOURCE_MODEL_COLUMNS, SOURCE_MODELS scored on each target's test split with the target's classes; may be empty.
     objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
     convergence: CONVERGENCE_COLUMNS, IoU@10 of Kernel SHAP with the test labels of some pictures, over its budget; may be empty.
+    intervals: INTERVAL_COLUMNS, 95 % intervals of the chosen points' scores over the n test pictures that each was measured on, the model
+    and the labels being what they are; may be empty.
     artifacts: of a pair, what its numbers were made from -> the key of that artifact in the store; may be of no pair.
     A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
     Raises ResultError, a ValueError.
@@ -97,6 +104,7 @@ class SweepResult:
     source_models: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOURCE_MODEL_COLUMNS)))
     objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
     convergence: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)))
+    intervals: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INTERVAL_COLUMNS)))
     artifacts: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,6 +116,7 @@ class SweepResult:
         allowed = {
             "split": SPLITS, "reference": REFERENCES,
             "source_domain": self.sources, "target_domain": self.targets, "domain": self.targets, "model": SOURCE_MODELS,
+            "score": SCORE_COLUMNS,
         }  # fmt: skip
         for name, columns in FRAMES.items():
             own = (*columns, MERGE_COLUMN) if name == "cells" and MERGE_COLUMN in self.cells else columns
@@ -120,6 +129,7 @@ class SweepResult:
         self._check_cells()
         _check_unique("references", self.references, ["domain", "reference", "alpha"])
         _check_unique("similarities", self.similarities, [*PAIR_COLUMNS, "alpha"])
+        _check_unique("intervals", self.intervals, [*PAIR_COLUMNS, "score"])
         for example in self.examples:
             for source in (example.source_domain, *example.over_lambda):
                 if example.domain not in self.targets or source not in self.sources:
@@ -243,7 +253,7 @@ def _checked_frame(
                 raise ResultError(f"{name}.{column} holds {sorted(strangers)}; known are {list(allowed[column])}")
             frame[column] = frame[column].astype(str)
             continue
-        kind = {"is_chosen": "bool", "needs_labels": "bool", "trial": "int64", "budget": "int64", "picture": "int64"}.get(column, "float64")
+        kind = _KINDS.get(column, "float64")
         try:
             frame[column] = frame[column].astype(kind)
         except (TypeError, ValueError) as error:

@@ -1,9 +1,10 @@
 """The numbers that the report, the figures and the terminal show, derived from a SweepResult in one place."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,14 @@ def _chosen_pairs(result: SweepResult) -> pd.DataFrame:
     }
     pairs = pairs.sort_values(list(PAIR_COLUMNS), key=lambda names: names.map(orders[names.name]), ignore_index=True)
     return pairs.drop(columns="alpha_key")
+
+
+def intervals_of_pairs(result: SweepResult) -> dict[tuple[str, str], dict[str, Any]]:
+    """(source, target) -> score -> its row of the intervals over the test pictures, with score, estimate, low, high and n."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in result.intervals.itertuples():
+        found.setdefault((row.source_domain, row.target_domain), {})[row.score] = row
+    return found
 
 
 def pair_references(result: SweepResult) -> pd.DataFrame:
@@ -185,15 +194,20 @@ def margin(result: SweepResult, rows: pd.DataFrame, reference: str, score: str) 
     return bar - own if SCORE_NAMED[score].lower_is_better else own - bar
 
 
-def objective_table(result: SweepResult) -> pd.DataFrame:
+def objective_table(result: SweepResult, told_as: Mapping[str, str] | None = None) -> pd.DataFrame:
     """A row a source and objective, means over the pairs; `regret`: correlation that the oracle of correlation has more; and for each name
     in BEATEN the number of pairs in which the reference is beaten.
+
+    told_as: source -> the name that it is told by, together with others of that name; None: each by itself.
     """
+    told_as = told_as or {source: source for source in result.sources}
+    order = list(dict.fromkeys(told_as.values()))
     columns = ["lambda2", "normalized_accuracy", "e_rmse", "normalized_e_rmse", "correlation", "iou_at_10"]
     rows = result.objectives.assign(**{name: beats(result, result.objectives, *what) for name, what in BEATEN.items()})
+    rows["source_domain"] = rows["source_domain"].map(told_as)
     groups = rows.groupby(["source_domain", "objective", "needs_labels"], sort=False)
     table = pd.concat([groups[columns].mean(), groups[list(BEATEN)].sum()], axis=1).reset_index()
-    table = table.sort_values("source_domain", key=lambda names: names.map(result.sources.index), kind="stable", ignore_index=True)
+    table = table.sort_values("source_domain", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
     oracle = table[table["objective"] == "oracle_correlation"].set_index("source_domain")["correlation"]
     return table.assign(regret=oracle.reindex(table["source_domain"]).to_numpy() - table["correlation"].to_numpy())
 

@@ -88,8 +88,8 @@ _OBJECTIVE_COLUMNS = {
 
 
 def _objectives(result: SweepResult) -> list[str]:
-    """How the point could have been chosen, where objectives were compared."""
-    table = objective_table(result)
+    """How the point could have been chosen, where objectives were compared; many sources by their groups."""
+    table = objective_table(result, {source: group.name for group in groups(result) for source in group.sources})
     lines = []
     if len(table):
         lines = ["", *_wrapped(
@@ -97,7 +97,7 @@ def _objectives(result: SweepResult) -> list[str]:
             "explanation labels. Other targets: the largest lambda2 at which the source's other targets keep the accuracy on average "
             "(from others their vectors were learned on unions with this target). An oracle takes the best on test among the points that "
             "keep the bound (or 98 %, where the paper's universal vector has 0.59 of the E-RMSE). Regret: of correlation. Then the number "
-            "of targets on which it beats the zero predictor and the mean map."
+            "of pairs in which it beats the zero predictor and the mean map."
         )]  # fmt: skip
     for source, rows in table.groupby("source_domain", sort=False):
         title = f"from {ascii_text(str(source), 16)}"

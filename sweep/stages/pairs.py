@@ -69,12 +69,12 @@ class Cells(Stage):
 class PairSearch(Stage):
     """Search one pair: evaluate points on the selection split, choose one, score that one on test.
 
-    Files: cells.parquet, similarities.parquet, and study.journal (an Optuna journal storage) for Optuna. Where parameters of the merge rule
-    are searched, the cells have MERGE_COLUMN besides.
+    Files: cells.parquet, similarities.parquet, intervals.parquet (of the chosen point on test), and study.journal (an Optuna journal
+    storage) for Optuna. Where parameters of the merge rule are searched, the cells have MERGE_COLUMN besides.
     """
 
     kind = "pair"
-    version = 4
+    version = 5
     engine = "trials"
     uses_device = True
     unit = "pairs"
@@ -109,18 +109,19 @@ class PairSearch(Stage):
         if search.compares_objectives:
             self._compared(cells, points).to_parquet(directory / "objectives.parquet", index=False)
         chosen["is_chosen"] = True
+        on_test = points.scored_on("test")(*point_of(chosen))
         if search.select == "validation":
-            on_test = points.on("test")(*point_of(chosen))
-            cells.append({**on_test, "trial": chosen["trial"], "is_chosen": True})
+            cells.append({**on_test.cell, "trial": chosen["trial"], "is_chosen": True})
         columns = [*CELL_COLUMNS, *([MERGE_COLUMN] if search.searched else [])]
         pd.DataFrame(cells)[columns].to_parquet(directory / "cells.parquet", index=False)
         self._similarities(store).to_parquet(directory / "similarities.parquet", index=False)
+        on_test.intervals().to_parquet(directory / "intervals.parquet", index=False)
         return {"num_cells": len(cells), "constraint_met": keeps_accuracy(chosen, search)}
 
     def _compared(self, cells: Sequence[Cell], points: Points) -> pd.DataFrame:
         """What each objective would have chosen, scored on test, and the best that there was there: OBJECTIVE_COLUMNS."""
         on_test, known = points.on("test"), {(cell["alpha"], cell["lambda2"]): cell for cell in cells}
-        tested = [on_test(*point) for point in known]
+        tested = list(known.values()) if self.search.select == "test" else [on_test(*point) for point in known]
         rows = []
         for objective in OBJECTIVES.values():
             chosen = objective.choose(cells, self.search)
@@ -156,6 +157,10 @@ class PairSearch(Stage):
     def similarities(self, store: Store) -> pd.DataFrame:
         return pd.read_parquet(self.artifact(store).path("similarities.parquet"))
 
+    def intervals(self, store: Store) -> pd.DataFrame:
+        """INTERVAL_COLUMNS, of the chosen point on test."""
+        return pd.read_parquet(self.artifact(store).path("intervals.parquet"))
+
     def objectives(self, store: Store) -> pd.DataFrame:
         """OBJECTIVE_COLUMNS; no rows where objectives were not compared."""
         if not self.search.compares_objectives:
@@ -175,12 +180,13 @@ class PairSearch(Stage):
         points = ("source_domain", "target_domain", "alpha", "lambda1", "lambda2", *([MERGE_COLUMN] if self.search.searched else []))
         scores = [c for c in CELL_COLUMNS if c not in (*points, "split", "trial", "is_chosen")]
         similar = ("similarity_prediction_only", "similarity_explainability")
+        ends = {f"{i.score}_{end}": getattr(i, end) for i in self.intervals(store).itertuples() for end in ("low", "high")}
         return ChildRun(
             stage="pair",
             key=self.key,
             name=self.name,
             params={name: row[name] for name in points},
-            metrics={**{name: row[name] for name in scores}, **{name: at_alpha[name] for name in similar}},
+            metrics={**{name: row[name] for name in scores}, **{name: at_alpha[name] for name in similar}, **ends},
             tags={"constraint_met": str(manifest["meta"]["constraint_met"]), "select": self.search.select},
             started_s=manifest["started"],
             seconds=manifest["seconds"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from core.map_scale import rescaled
 from core.merging.rule import Evidence, Merger, MergeRule
 from core.merging.rules import parse_rule
-from core.metrics import Scores, e_rmse, with_normalized
+from core.metrics import Scores, attribution_scores, e_rmse, with_normalized
 from core.model import Preprocessing, SelfExplainingClassifier
 from core.statistics.proportions import kept_accuracy
 from core.task_vectors import TaskVector, Weights
 from sweep.experiment.config import Device, SearchSettings
 from sweep.report.result import MERGE_COLUMN
+from sweep.stages.intervals import ScoredPoint
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
 from sweep.stages.objectives import Cell, Evaluate
@@ -122,9 +123,18 @@ class Points:
 
     def on(self, split: str) -> Evaluate:
         """A function that gives the cell of a point on a split."""
-        found = self._split(split)
+        scored_point = self.scored_on(split)
 
         def evaluate(alpha: float, lambda2: float, merge: MergeRule | None = None) -> Cell:
+            return scored_point(alpha, lambda2, merge).cell
+
+        return evaluate
+
+    def scored_on(self, split: str) -> Callable[[float, float, MergeRule | None], ScoredPoint]:
+        """The same with what the scores of the point were computed from."""
+        found = self._split(split)
+
+        def evaluate(alpha: float, lambda2: float, merge: MergeRule | None = None) -> ScoredPoint:
             rule = merge or self._search.merge
             head = self._classifier.attribution_head
             logits, attributions = found.evaluator.outputs(self.classifier(alpha, lambda2, rule))
@@ -133,9 +143,9 @@ class Points:
             scale = self.scale(alpha, lambda2, rule)
             attributions = rescaled(head, attributions, scale)
             is_correct = found.evaluator.is_correct(logits)
-            scores = found.evaluator.map_scores(attributions, is_correct)
+            scored = found.evaluator.scored(attributions, is_correct)
             few = min(self._search.num_few_labels, len(attributions))
-            return {
+            cell = {
                 "source_domain": self._transfer.source,
                 "target_domain": self._transfer.target,
                 "alpha": float(alpha),
@@ -147,8 +157,9 @@ class Points:
                 "attribution_scale": scale * head.scale,
                 "normalized_accuracy_lower": found.accuracy_bound(is_correct, self._search.accuracy_confidence),
                 "few_labels_e_rmse": e_rmse(attributions[:few], found.evaluator.labels.attributions[:few]),
-                **with_normalized(scores, found.prediction_only),
+                **with_normalized(attribution_scores(scored), found.prediction_only),
             }
+            return ScoredPoint(cell, scored, found.is_correct)
 
         return evaluate
 

@@ -87,19 +87,28 @@ class SplitEvaluator:
         """The factor of a head's maps [L, M] that suits the pictures' own game values best; reads no label."""
         return fit_scale(head, attributions, self._removed, self.labels.value_full, self.labels.perturbation_values)
 
+    def scored(self, attributions: np.ndarray, is_correct: np.ndarray | None = None) -> Scored:
+        """What attributions [L, M] (or one map [M] for all pictures) are scored from."""
+        return scored_maps(self.labels, self._removed, attributions, is_correct)
+
     def map_scores(self, attributions: np.ndarray, is_correct: np.ndarray | None = None) -> Scores:
-        """Scores of attributions [L, M] (or of one map [M] for all pictures) without a model."""
-        return map_scores(self.labels, self._removed, attributions, is_correct)
+        """Their scores, without a model."""
+        return attribution_scores(self.scored(attributions, is_correct))
 
 
 def map_scores(
     labels: AttributionLabels, removed: np.ndarray, attributions: np.ndarray, is_correct: np.ndarray | None = None
 ) -> Scores:
     """Scores of attributions [L, M] (or of one map [M] for all pictures) against labels of L pictures."""
+    return attribution_scores(scored_maps(labels, removed, attributions, is_correct))
+
+
+def scored_maps(
+    labels: AttributionLabels, removed: np.ndarray, attributions: np.ndarray, is_correct: np.ndarray | None = None
+) -> Scored:
+    """What these scores are computed from."""
     attributions = np.broadcast_to(attributions, labels.attributions.shape)
-    return attribution_scores(
-        Scored(attributions, labels.attributions, removed, labels.value_full, labels.perturbation_values, is_correct)
-    )
+    return Scored(attributions, labels.attributions, removed, labels.value_full, labels.perturbation_values, is_correct)
 
 
 @contextmanager

@@ -34,6 +34,12 @@ function pointText(row, ...names) {
   return `alpha ${shown(row.alpha, 2)}, lambda2 ${shown(row.lambda2, 2)}: ${scores}${row.isChosen ? " (chosen)" : ""}${row.keeps ? "" : " (loses accuracy)"}`;
 }
 
+// Of a score on test, over the test pictures.
+function intervalText(pair, name) {
+  const [low, high] = pair.intervals[name] ?? [];
+  return isNumber(low) ? `[${shown(low)}, ${shown(high)}]` : "";
+}
+
 function curve(pair, rows, name) {
   const alphas = alphasOf(rows), divisor = divisorOf(rows, name), score = scoreOf(name);
   const series = alphas.map((alpha) => ({
@@ -42,7 +48,7 @@ function curve(pair, rows, name) {
       .map((row) => ({ x: row.lambda2, y: row[name], text: pointText(row, name), chosen: row.isChosen })),
   }));
   if (data.split === "validation" && isNumber(pair.scores[name])) {
-    const text = `the chosen point on test: ${score.title} ${shown(pair.scores[name])}`;
+    const text = `the chosen point on test: ${score.title} ${shown(pair.scores[name])} ${intervalText(pair, name)}`;
     series.push({ colour: "var(--ink)", isLine: false, points: [{ x: pair.lambda2, y: pair.scores[name], text, test: true }] });
   }
   const bars = isNumber(divisor) ? [{ kind: "prediction_only", y: divisor }] : [];
@@ -112,12 +118,20 @@ function cellTable(rows) {
 function scoreTable(pair) {
   const scores = data.scores.filter((score) => isNumber(pair.scores[score.name]));
   const references = Object.keys(pair.references).filter((name) => scores.some((score) => isNumber(pair.references[name][score.name])));
-  const row = (name, values, own) => element("tr", { class: own ? "own" : null }, element("td", { class: "name" }, name),
-    ...scores.map((score) => element("td", {}, shown(values[score.name]))));
-  return element("div", { class: "scroll" }, element("table", { id: "pair-scores" },
+  const row = (name, text, kind = null) => element("tr", { class: kind }, element("td", { class: "name" }, name),
+    ...scores.map((score) => element("td", {}, text(score.name))));
+  const valueOf = (values) => (name) => shown(values[name]);
+  const intervals = Object.keys(pair.intervals).length ? [
+    row("its 95 % interval", (name) => intervalText(pair, name) || shown(null), "of-own"),
+    row("over n test pictures", (name) => pair.intervals[name]?.[2] ?? shown(null), "of-own")] : [];
+  const meaning = intervals.length ? element("p", { class: "quiet" }, "The interval is over these n test pictures, for this one model and these "
+    + "labels: neither over targets nor over seeds (see the definitions at the end of the page).") : null;
+  const table = element("table", { id: "pair-scores" },
     element("caption", {}, "On the target's test pictures; supervised: at the pair's alpha."),
     element("thead", {}, element("tr", {}, element("th", { class: "name" }, "model"), ...scores.map((s) => element("th", { scope: "col" }, s.title)))),
-    element("tbody", {}, row("transferred", pair.scores, true), ...references.map((name) => row(data.titles[name], pair.references[name], false)))));
+    element("tbody", {}, row("transferred", valueOf(pair.scores), "own"), ...intervals,
+      ...references.map((name) => row(data.titles[name], valueOf(pair.references[name])))));
+  return element("div", {}, element("div", { class: "scroll" }, table), meaning);
 }
 
 function provenanceTable(pair) {
