@@ -32,7 +32,8 @@ from sweep.stages.graph import SweepGraph
 from sweep.store.artifacts import Store
 
 NAMES = ["--class-names", *CLASS_NAMES]
-EVERY_RULE = pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for name, rule in MERGE_RULES.items()])
+RULES = {**MERGE_RULES, "atlas": Atlas(num_steps=4)}  # a short fit
+EVERY_RULE = pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for name, rule in RULES.items()])
 
 
 @pytest.fixture

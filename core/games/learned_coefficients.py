@@ -51,4 +51,4 @@ def learn_coefficients(
         return combined_loss(classification_loss(explained.logits, class_ids[some]), explanation, 1.0 - rule.explanation_weight)
 
     start = {name: weight.detach() for name, weight in classifier.visual.named_parameters()}
-    return fit_coefficients(start, [vector], loss, num_steps=rule.num_steps, learning_rate=rule.learning_rate)
+    return fit_coefficients(start, [vector], loss, num_steps=rule.num_steps, learning_rate=rule.learning_rate, initial=1.0)

@@ -1,4 +1,4 @@
-"""aTLAS: each tensor by as much as the target's own pictures ask for."""
+"""aTLAS: as much of each tensor as the target's own pictures ask for."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class Atlas(MergeRule):
     """Each tensor of tau_star times a coefficient of its own, learned for the target (aTLAS; Zhang et al., 2024).
 
     The authors learn coefficients of many vectors on few class labels. Here it is one vector, and what is asked of it is an explanation
-    (`core.games.learned_coefficients` has the loss). lambda2 = 1 is the model that was fitted; with others all coefficients go along. They
-    are learned at lambda1 = 1 and from 0 on, where the model is the prediction-only one. Nothing of it is searched: every value is a fit.
+    (`core.games.learned_coefficients` has the loss). They begin at 1, which is addition, not at the authors' 0: those that the pictures say
+    little of then stay there. lambda2 = 1 is the model that was fitted, at lambda1 = 1; with others all coefficients go along. Nothing of
+    it is searched: every value would be another fit.
 
     explanation_weight: of the explanation's part of the loss, in [0, 1]; the classes' part has the rest. num_steps, learning_rate: the
     fit's.
@@ -26,7 +27,7 @@ class Atlas(MergeRule):
 
     explanation_weight: float = 0.5
     num_steps: int = 60
-    learning_rate: float = 0.1
+    learning_rate: float = 0.03
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.explanation_weight <= 1.0:
