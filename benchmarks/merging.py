@@ -6,7 +6,7 @@
 For every source, combination and rule the transferred models of the miniature's targets are scored on a grid of lambda2. Accuracy falls and
 explanation grows with lambda2, so rules are compared at one lambda2 each for all targets: where the mean over the targets of the normalised
 accuracy on validation falls to a level (straight between the grid's points). Scores are those on test there. Only what a rule needs besides
-the vectors (Fisher information, gradients) and the combined vectors are computed, and kept in the store.
+the vectors (Fisher information, gradients, coefficients) and the combined vectors are computed, and kept in the store.
 Written to benchmarks/results/merging.{md,json}.
 """
 
@@ -51,7 +51,7 @@ def variants() -> Iterator[tuple[str, str, str]]:
             yield source, "", rule
     for combination in COMBINATIONS:
         yield BOTH, combination, "addition"
-    for rule in ("lines", "ties", "fisher", SUITES_OWN):
+    for rule in ("lines", "ties", "fisher", "atlas", SUITES_OWN):
         yield BOTH, "mean", rule
     yield BOTH, "tsv_m", SUITES_OWN
 
@@ -74,8 +74,8 @@ class Bench:
         graph, rows = self._graph(config), []
         for pair in config.pairs:
             transfer = graph.transfer(pair)
-            for stage in (*transfer.source_vectors, *transfer.sensitivities):
-                if isinstance(stage, CombinedVector) or stage in transfer.sensitivities:
+            for stage in (*transfer.source_vectors, *transfer.evidence):
+                if isinstance(stage, CombinedVector) or stage in transfer.evidence:
                     stage.publish(self._store)
             points = transfer.evaluator(self._store, search)
             for lambda2 in LAMBDAS:

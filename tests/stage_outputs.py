@@ -79,17 +79,18 @@ def pipeline(store: Store, directory: Path) -> list[Stage]:
     taken = graph_of(store, *DIGITS, *GRID, "--labels", f"clean_digits={_exported(grid, store, directory)}")
     imported = taken.labels("clean_digits", "train")
     fisher = graph_of(store, *DIGITS, *GRID, "--merge", "fisher")
-    sensitivities = fisher.sensitivities(fisher.config.pairs[0])
+    atlas = graph_of(store, *DIGITS, *GRID, "--merge", "atlas:num_steps=3")
+    evidence = (*fisher.evidence(fisher.config.pairs[0]), *atlas.evidence(atlas.config.pairs[0]))
     explained = graph_of(store, *DIGITS, *GRID, "--label-source", "grad_cam").labels("clean_digits", "train")
     measured = replace(grid.config, convergence=ConvergenceSettings((104, 112), num_pictures=3))
     convergence = replace(grid, config=measured).convergence("clean_digits")
-    compute(store, learning, imported, explained, convergence, *sensitivities)
+    compute(store, learning, imported, explained, convergence, *evidence)
     pair = grid.pair(grid.config.pairs[0])
     both = grid.task_vector(Source("both", ("clean_digits", "street_digits"), (alone("clean_digits"), alone("street_digits"))))
     point = OtherTargetsPoint(pair, (grid.pair(grid.config.pairs[1]),))
     compute(store, both, point)
     cells = Cells(pair.transfer, pair.search, 0.5)  # made within the pair, and none of its inputs
-    ends = [studied, grid.result, learning, imported, explained, convergence, *sensitivities, both, point]
+    ends = [studied, grid.result, learning, imported, explained, convergence, *evidence, both, point]
     return [BaseModel(describe_base(grid.config.base)), *closure(ends), cells]
 
 

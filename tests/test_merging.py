@@ -37,7 +37,7 @@ def evidence(towers):
     generator = torch.Generator().manual_seed(1)
     drawn = [{k: torch.randn(v.shape, generator=generator) for k, v in towers[0].items()} for _ in range(3)]
     first, second = ({k: v.square() for k, v in weights.items()} for weights in drawn[:2])
-    return Evidence(first, second, drawn[2])
+    return Evidence(first, second, drawn[2], {name: torch.tensor(0.1 * n) for n, name in enumerate(towers[0])})
 
 
 def equation_8(base, target_task, explainability, lambda1, lambda2):
@@ -119,7 +119,7 @@ def test_a_rule_is_its_text_and_its_search_space_holds_values_that_it_takes(rule
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("substraction", "unknown merge rule 'substraction': choose among addition, dare, "),
+        ("substraction", "unknown merge rule 'substraction': choose among addition, atlas, dare, "),
         ("addition:scale=2", "addition has no parameter 'scale': it has none"),
         ("lines:frist=0.1", "lines has no parameter 'frist': it has first, last"),
         ("lines:first", "gives no value for 'first': write lines:first=VALUE,last=VALUE"),

@@ -15,7 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transfers import CLASS_NAMES, stacked, transfer, write_checkpoint, write_pictures, write_vector
 
+from core.attribution_head import AttributionHead
+from core.games.learned_coefficients import learn_coefficients
 from core.low_rank import LowRankVector
+from core.merging.atlas import Atlas
 from core.merging.rule import Evidence
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.sensitivity import class_fisher, class_gradient
@@ -29,7 +32,8 @@ from sweep.stages.graph import SweepGraph
 from sweep.store.artifacts import Store
 
 NAMES = ["--class-names", *CLASS_NAMES]
-EVERY_RULE = pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for name, rule in MERGE_RULES.items()])
+RULES = {**MERGE_RULES, "atlas": Atlas(num_steps=4)}  # a short fit
+EVERY_RULE = pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for name, rule in RULES.items()])
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def tower(place: Path, model: str = "model") -> dict[str, torch.Tensor]:
 def merged_by_hand(rule, place: Path, base, vector: TaskVector, lambda2: float) -> dict[str, torch.Tensor]:
     """As a sweep merges, with what the rule needs measured on the labelled pictures of `place`."""
     mine = {name.removeprefix("visual."): weight for name, weight in load_file(place / "mine.safetensors").items()}
-    classifier = base.classifier(base.head(sorted(CLASS_NAMES), ["a photo of a {}."])).eval()
+    classifier = base.classifier(base.head(sorted(CLASS_NAMES), ["a photo of a {}."]), AttributionHead("efficiency")).eval()
     classifier.visual.load_state_dict(mine)
     pixels = torch.from_numpy(stacked(place / "pictures").transpose(0, 3, 1, 2).copy())
     paths = sorted((place / "pictures").rglob("*.png"))
@@ -64,6 +68,8 @@ def merged_by_hand(rule, place: Path, base, vector: TaskVector, lambda2: float) 
     data = TrainingData(PicturesInMemory(pixels), class_ids, base.preprocessing)
     fisher = load_file(place / "fisher.safetensors")
     evidence = Evidence(class_fisher(classifier, data), fisher, class_gradient(classifier, data))
+    if isinstance(rule, Atlas):
+        evidence = Evidence(coefficients=learn_coefficients(classifier, data, vector, rule).of_vector(0))
     start = dict(base.visual.state_dict())
     merger = rule.prepare(start, TaskVector.between(mine, start, base.fingerprint), vector, evidence=evidence)
     return merger.weights(1.0, lambda2)
@@ -148,6 +154,7 @@ def test_a_vector_of_low_rank_is_edited_too(base, place):
     ("more", "message"),
     [
         (["--merge", "fisher"], "--merge fisher:source_share=0.5 needs class_fisher.*--calibrate.*--validation.*--merge addition"),
+        (["--merge", "atlas"], "needs coefficients, how much of each tensor.*--calibrate.*--validation, or take --merge addition"),
         (["--merge", "gradient_sign", "--calibrate", "PICTURES"], "needs class_gradient.*--validation, or take --merge addition"),
         (
             ["--merge", "fisher", "--calibrate", "PICTURES", "--vector", "bare.safetensors"],

@@ -98,9 +98,9 @@ def test_the_miniatures_rule_weighs_a_source_of_several_by_the_mean_of_their_inf
     (pair,) = (p for p in graph.config.pairs if p.names == ("concepts,others", "clean_digits"))
     transfer, search = graph.transfer(pair), graph.config.search
     assert search.merge == Fisher(source_share=0.3)
-    needs = [stage.need for stage in transfer.sensitivities]
+    needs = [stage.need for stage in transfer.evidence]
     assert needs == ["class_fisher", "attribution_fisher", "attribution_fisher"]
-    target, *sources = (stage.load(store) for stage in transfer.sensitivities)
+    target, *sources = (stage.load(store) for stage in transfer.evidence)
     mean = {name: (sources[0][name] + sources[1][name]) / 2 for name in target}
     start = dict(graph.base.load().visual.state_dict())
     vectors = transfer.target_task.load(store), transfer.source_vectors[0].load(store)

@@ -53,7 +53,7 @@ class Calibration:
     perturbation_values: NDArray[np.float32]
 
     @staticmethod
-    @torch.inference_mode()
+    @torch.no_grad()
     def play(classifier: SelfExplainingClassifier, pixels: Tensor, preprocessing: Preprocessing) -> Calibration:
         """The game of a classifier on pictures, uint8 [N, 3, S, S]: the grand coalition and NUM_PERTURBATIONS others a picture."""
         device, game = classifier.head.device, classifier.attribution_head.game

@@ -31,6 +31,10 @@ class Coefficients:
     group_of: Mapping[str, int]
     losses: tuple[float, ...] = ()
 
+    def of_vector(self, t: int) -> dict[str, Tensor]:
+        """Weight's name -> the coefficient of its group for the t-th vector, []."""
+        return {name: self.values[t, group].clone() for name, group in self.group_of.items()}
+
     def combined(self, vectors: Sequence[TaskVector]) -> TaskVector:
         """The sum over t of c[t, group] tau_t: one vector, to be added with a scaling coefficient of 1."""
         return TaskVector(_combined(vectors, self.values, self.group_of), vectors[0].base_fingerprint)

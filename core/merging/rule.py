@@ -20,22 +20,26 @@ from torch import Tensor
 from core.merging.parameters import ParameterError, Parametrised
 from core.task_vectors import TaskVector, Weights, check_same_weights
 
-Need = Literal["class_fisher", "attribution_fisher", "class_gradient"]
+Need = Literal["class_fisher", "attribution_fisher", "class_gradient", "coefficients"]
 """The fields of `Evidence`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What was measured on pictures, a number a weight, for the rules that need it (`core.sensitivity` measures it).
+    """What was found out on pictures, for the rules that need it.
 
+    A number a weight, measured by `core.sensitivity`:
     class_fisher: diagonal Fisher information of the class predictions of the target's prediction-only model, on the target's pictures.
     attribution_fisher: the same of the attributions of the source's self-explaining model, on the source's pictures.
     class_gradient: gradient of the classification loss at the target's prediction-only model, on the target's pictures.
+    A number a tensor, [], learned by `core.games.learned_coefficients`:
+    coefficients: how much of each tensor of the explainability vector the target takes, from the target's pictures.
     """
 
     class_fisher: Weights | None = None
     attribution_fisher: Weights | None = None
     class_gradient: Weights | None = None
+    coefficients: Weights | None = None
 
 
 NO_EVIDENCE = Evidence()
@@ -99,8 +103,10 @@ class MergeRule(Parametrised):
         for need in self.needs:
             measured: Weights | None = getattr(evidence, need)
             if measured is None:
-                raise MergeRuleError(f"the merge rule {self.name} needs {need}: measure it on pictures (core.sensitivity) and give it")
-            check_same_weights(explainability.weights, measured)
+                raise MergeRuleError(f"the merge rule {self.name} needs {need}: find it out on pictures (see Evidence) and give it")
+            is_per_tensor = need == "coefficients"
+            like = {name: torch.empty(()) for name in explainability.weights} if is_per_tensor else explainability.weights
+            check_same_weights(like, measured)
             moved[need] = {name: value.to(device) for name, value in measured.items()}
         return self.edited(target_task.to(device), explainability.to(device), Evidence(**moved))
 

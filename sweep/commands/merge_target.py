@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.games.learned_coefficients import NUM_LEARNED_ON, learn_coefficients
 from core.merging.addition import Addition
+from core.merging.atlas import Atlas
 from core.merging.rule import Evidence, MergeRule, MergeRuleError, Need
 from core.model import SelfExplainingClassifier
 from core.sensitivity import class_fisher, class_gradient
@@ -19,6 +21,11 @@ from sweep.experiment.config import ConfigError
 from sweep.stages.sensitivity import NUM_PICTURES
 
 OR_ADDITION = "or take --merge addition, which needs nothing"
+_OF_ANY_PICTURES: dict[Need, str] = {
+    "class_fisher": "the weights that your model's predictions hang on",
+    "coefficients": "how much of each tensor of the vector your model takes",
+}
+"""What reads no label of the pictures."""
 
 
 def check_measurable(rule: MergeRule, has_labelled: bool, has_pictures: bool) -> None:
@@ -27,19 +34,20 @@ def check_measurable(rule: MergeRule, has_labelled: bool, has_pictures: bool) ->
         raise ConfigError(
             f"--merge {rule.text} needs class_gradient, of your model's loss: give labelled pictures with --validation, {OR_ADDITION}"
         )
-    if "class_fisher" in rule.needs and not has_pictures:
-        raise ConfigError(
-            f"--merge {rule.text} needs class_fisher, the weights that your model's predictions hang on: give pictures of your classes, "
-            f"unlabelled ones with --calibrate or labelled ones with --validation, {OR_ADDITION}"
-        )
+    for need in rule.needs:
+        if need in _OF_ANY_PICTURES and not has_pictures:
+            raise ConfigError(
+                f"--merge {rule.text} needs {need}, {_OF_ANY_PICTURES[need]}: give pictures of your classes, unlabelled ones with "
+                f"--calibrate or labelled ones with --validation, {OR_ADDITION}"
+            )
 
 
 class MergeTarget:
     """Edits explainability vectors by merge rules, as lambda2 then multiplies them: for one target, of which each need is measured once.
 
     classifier: on its device; its tower is overwritten where something is measured. target_task: fine_tuned minus base; None where
-    addition is the only rule. pictures: the labelled ones are measured on, where there are some, else the unlabelled; class_fisher reads no
-    label.
+    addition is the only rule. pictures: the labelled ones are measured on, where there are some, else the unlabelled; class_fisher and
+    coefficients, which are learned for each vector, read no label.
     """
 
     def __init__(
@@ -56,7 +64,7 @@ class MergeTarget:
         if rule == Addition():
             return vector
         assert self._target_task is not None
-        own = {need: self._measure(rule, need) for need in rule.needs if need != "attribution_fisher"}
+        own = {need: self._measure(rule, need, vector) for need in rule.needs if need != "attribution_fisher"}
         evidence = Evidence(**own, attribution_fisher=attribution_fisher)
         try:
             return rule.edited_on(self._classifier.head.device, self._target_task, vector, evidence)
@@ -69,7 +77,8 @@ class MergeTarget:
         for need in rule.needs:
             evidence[need] = {"source": vector}
             if need != "attribution_fisher" and (pictures := self._used) is not None:
-                evidence[need] = {**pictures.described, "num_pictures": min(NUM_PICTURES, len(pictures.pixels))}
+                most = NUM_LEARNED_ON if need == "coefficients" else NUM_PICTURES
+                evidence[need] = {**pictures.described, "num_pictures": min(most, len(pictures.pixels))}
         found = {"rule": rule.name, "parameters": asdict(rule), "evidence": evidence}
         return {name: value for name, value in found.items() if value}
 
@@ -77,7 +86,7 @@ class MergeTarget:
     def _used(self) -> TargetPictures | None:
         return self._pictures.validation or self._pictures.calibration
 
-    def _measure(self, rule: MergeRule, need: Need) -> dict[str, Tensor]:
+    def _measure(self, rule: MergeRule, need: Need, vector: TaskVector) -> dict[str, Tensor]:
         if need not in self._measured:
             check_measurable(rule, self._pictures.validation is not None, self._used is not None)
             pictures, classifier = self._used, self._classifier
@@ -86,6 +95,10 @@ class MergeTarget:
             class_ids = torch.from_numpy(pictures.class_ids) if labelled else torch.zeros(len(pictures.pixels), dtype=torch.long)
             data = TrainingData(PicturesInMemory(pictures.pixels), class_ids, self._pictures.preprocessing)
             classifier.visual.load_state_dict(dict(self._fine_tuned))
+            if need == "coefficients":
+                assert isinstance(rule, Atlas)
+                classifier.empty = None
+                return learn_coefficients(classifier, data, vector, rule).of_vector(0)  # of one vector: nothing to keep
             # With the paper's head: only classes are measured, and the other one takes a further pass for its empty picture.
             measured = SelfExplainingClassifier(classifier.visual, classifier.head, classifier.logit_scale).eval()
             measure = {"class_fisher": class_fisher, "class_gradient": class_gradient}[need]

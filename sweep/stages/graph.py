@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from core.attribution_head import COSINE, AttributionHead
 from core.games.attribution_labels import LabelSettings
+from core.merging.atlas import Atlas
 from core.merging.rule import Need
 from sweep.experiment.config import SHAPLEY, SweepConfig
 from sweep.experiment.sources import Pair, Source
 from sweep.stages.base import BaseFacts
+from sweep.stages.coefficients import LearnedCoefficients
 from sweep.stages.convergence import Convergence
 from sweep.stages.domains import DomainFacts, Split
 from sweep.stages.examples import Examples
@@ -36,7 +38,7 @@ from sweep.stages.other_targets import other_targets_points
 from sweep.stages.pairs import PairSearch
 from sweep.stages.picture_stream import stream_window
 from sweep.stages.pictures import Pictures, make_pictures
-from sweep.stages.points import Transfer
+from sweep.stages.points import EvidenceStage, Transfer
 from sweep.stages.references import ModelScores, Reference
 from sweep.stages.result import Result
 from sweep.stages.sensitivity import Sensitivity
@@ -240,7 +242,7 @@ class SweepGraph:
             self.prediction_only_scores(pair.target),
             self.config.device,
             self._source_models(pair) if self.config.scores_source_models else (),
-            self.sensitivities(pair),
+            self.evidence(pair),
         )
 
     def _source_models(self, pair: Pair) -> tuple[ModelScores, ...]:
@@ -259,15 +261,19 @@ class SweepGraph:
             models.append(("source_self_explaining", self.self_explaining(pair.source, alpha), self.config.attribution_head))
         return tuple((name, Classifier(self.base, head, model, self.config.device, explains)) for name, model, explains in models)
 
-    def sensitivities(self, pair: Pair) -> tuple[Sensitivity, ...]:
-        """What the merge rule needs: attributions are the source's, classes the target's."""
-        found: list[Sensitivity] = []
-        for need in self.config.search.merge.needs:
+    def evidence(self, pair: Pair) -> tuple[EvidenceStage, ...]:
+        """What the merge rule needs: attributions are the source's, classes the target's, coefficients the pair's."""
+        rule, alphas, found = self.config.search.merge, self.config.search.alphas, list[EvidenceStage]()
+        target = self.prediction_only(alone(pair.target))
+        for need in rule.needs:
             if need == "attribution_fisher":
-                models = [self.self_explaining(source, alpha) for source in pair.source.trained for alpha in self.config.search.alphas]
+                found += [self._sensitivity(need, self.self_explaining(s, alpha)) for s in pair.source.trained for alpha in alphas]
+            elif need == "coefficients":
+                assert isinstance(rule, Atlas)
+                vectors, head = [self.explainability_vector(pair.source, alpha) for alpha in alphas], self.config.attribution_head
+                found += [LearnedCoefficients(rule, target, vector, head) for vector in vectors]
             else:
-                models = [self.prediction_only(alone(pair.target))]
-            found += [self._sensitivity(need, model) for model in models]
+                found.append(self._sensitivity(need, target))
         return tuple(found)
 
     def _sensitivity(self, need: Need, model: FineTuned) -> Sensitivity:

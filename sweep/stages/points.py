@@ -17,6 +17,7 @@ from core.statistics.proportions import kept_accuracy
 from core.task_vectors import TaskVector, Weights
 from sweep.experiment.config import Device, SearchSettings
 from sweep.report.result import MERGE_COLUMN
+from sweep.stages.coefficients import LearnedCoefficients
 from sweep.stages.intervals import ScoredPoint
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
@@ -29,6 +30,8 @@ from sweep.stages.stage import Stage
 from sweep.stages.vectors import AnyVector
 from sweep.store.artifacts import Store
 
+EvidenceStage = Sensitivity | LearnedCoefficients
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -36,7 +39,8 @@ class Transfer:
 
     source_vectors: tau_star of the source, by alpha; target_vectors: the target's own, whose similarity is reported; source_task and
     target_task: both tau_ft. zero_shot: the base with the target's head. prediction_only: what normalised scores are divided by.
-    sensitivities: what the merge rule needs of the target's prediction-only model, and of the source's self-explaining ones of each alpha.
+    evidence: what the merge rule needs of the target's prediction-only model, and of the source's self-explaining ones or its vectors of
+    each alpha.
     """
 
     source: str
@@ -53,7 +57,7 @@ class Transfer:
     prediction_only: ModelScores
     device: Device
     source_models: tuple[ModelScores, ...] = ()
-    sensitivities: tuple[Sensitivity, ...] = ()
+    evidence: tuple[EvidenceStage, ...] = ()
 
     @property
     def name(self) -> str:
@@ -61,12 +65,12 @@ class Transfer:
 
     def inputs(self, vectors: Sequence[AnyVector]) -> tuple[Stage, ...]:
         tasks = (self.pictures, *self.zero_shot.inputs, self.source_task, self.target_task)
-        sensitivities = dict.fromkeys(s for vector in vectors for s in self.sensitivities_at(vector.alpha))
-        return (*tasks, *vectors, self.validation, self.test, self.prediction_only, *sensitivities)
+        evidence = dict.fromkeys(found for vector in vectors for found in self.evidence_at(vector.alpha))
+        return (*tasks, *vectors, self.validation, self.test, self.prediction_only, *evidence)
 
-    def sensitivities_at(self, alpha: float) -> tuple[Sensitivity, ...]:
+    def evidence_at(self, alpha: float) -> tuple[EvidenceStage, ...]:
         """What the merge rule needs for the source's vector of an alpha."""
-        return tuple(s for s in self.sensitivities if s.model.alpha in (1.0, alpha))
+        return tuple(found for found in self.evidence if found.alpha in (1.0, alpha))
 
     def evaluator(self, store: Store, search: SearchSettings) -> Points:
         return Points(self, store, search)
@@ -118,7 +122,7 @@ class Points:
     def _merger(self, alpha: float, rule: MergeRule) -> Merger:
         transfer, store = self._transfer, self._store
         (vector,) = (v for v in transfer.source_vectors if v.alpha == alpha)
-        evidence = _evidence(store, transfer.sensitivities_at(alpha))
+        evidence = _evidence(store, transfer.evidence_at(alpha))
         return rule.prepare(self._base, self._task, vector.load(store), transfer.device, evidence)
 
     def on(self, split: str) -> Evaluate:
@@ -179,11 +183,11 @@ def point_of(cell: Mapping[str, Any]) -> tuple[float, float, MergeRule | None]:
     return cell["alpha"], cell["lambda2"], parse_rule(cell[MERGE_COLUMN]) if MERGE_COLUMN in cell else None
 
 
-def _evidence(store: Store, sensitivities: Sequence[Sensitivity]) -> Evidence:
+def _evidence(store: Store, stages: Sequence[EvidenceStage]) -> Evidence:
     """By need; that of several models, a source's of which the vectors were made one, is their mean."""
     found: dict[str, list[Weights]] = {}
-    for sensitivity in sensitivities:
-        found.setdefault(sensitivity.need, []).append(sensitivity.load(store))
+    for stage in stages:
+        found.setdefault(stage.need, []).append(stage.load(store))
     return Evidence(**{need: mean_of_models(measured) for need, measured in found.items()})
 
 

@@ -45,6 +45,11 @@ class Sensitivity(Stage):
         return f"{self.model.name} {self.need}"
 
     @property
+    def alpha(self) -> float:
+        """Of the model: 1 for one that serves all of a source's vectors."""
+        return self.model.alpha
+
+    @property
     def params(self) -> dict[str, Any]:
         return _params(self.need)
 

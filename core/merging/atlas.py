@@ -1,0 +1,43 @@
+"""aTLAS: as much of each tensor as the target's own pictures ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from core.merging.rule import NO_EVIDENCE, Evidence, MergeRule, MergeRuleError, Need
+from core.task_vectors import TaskVector
+
+
+@dataclass(frozen=True)
+class Atlas(MergeRule):
+    """Each tensor of tau_star times a coefficient of its own, learned for the target (aTLAS; Zhang et al., 2024).
+
+    The authors learn coefficients of many vectors on few class labels. Here it is one vector, and what is asked of it is an explanation
+    (`core.games.learned_coefficients` has the loss). They begin at 1, which is addition, not at the authors' 0: those that the pictures say
+    little of then stay there. lambda2 = 1 is the model that was fitted, at lambda1 = 1; with others all coefficients go along. Nothing of
+    it is searched: every value would be another fit.
+
+    explanation_weight: of the explanation's part of the loss, in [0, 1]; the classes' part has the rest. num_steps, learning_rate: the
+    fit's.
+    """
+
+    name: ClassVar[str] = "atlas"
+    needs: ClassVar[tuple[Need, ...]] = ("coefficients",)
+
+    explanation_weight: float = 0.5
+    num_steps: int = 60
+    learning_rate: float = 0.03
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.explanation_weight <= 1.0:
+            raise MergeRuleError(f"explanation_weight of {self.name} must lie in [0, 1], not {self.explanation_weight}")
+        if self.num_steps < 1:
+            raise MergeRuleError(f"num_steps of {self.name} must be at least 1, not {self.num_steps}")
+        if not 0.0 < self.learning_rate < float("inf"):
+            raise MergeRuleError(f"learning_rate of {self.name} must be a positive number, not {self.learning_rate}")
+
+    def edited(self, target_task: TaskVector, explainability: TaskVector, evidence: Evidence = NO_EVIDENCE) -> TaskVector:
+        assert evidence.coefficients is not None
+        weights = {name: evidence.coefficients[name] * star for name, star in explainability.weights.items()}
+        return TaskVector(weights, explainability.base_fingerprint)
