@@ -22,14 +22,16 @@ def test_a_slow_start_is_tried_again(num_slow, num_starts):
     assert len(starts) == num_starts
 
 
-@pytest.mark.parametrize(("message", "num_starts"), [(SLOW, 3), ("the port is taken", 1)])
-def test_what_does_not_pass_is_raised(message, num_starts):
+@pytest.mark.parametrize(
+    ("message", "told", "num_starts"), [(SLOW, "too busy.*the same command again", 3), ("the port is taken", "the port is taken", 1)]
+)
+def test_what_does_not_pass_is_raised(message, told, num_starts):
     starts = []
 
     def start() -> None:
         starts.append(1)
         raise Exception(message)
 
-    with pytest.raises(Exception, match=message[:20]):
+    with pytest.raises(Exception, match=told):
         patiently(start)
     assert len(starts) == num_starts

@@ -96,15 +96,21 @@ def connected(
 
 
 def patiently(start: Callable[[], object], attempts: int = 3) -> None:
-    """Start Ray here. It gives its own processes 30 seconds, less than a busy machine may need: then it is started again."""
+    """Start Ray here. It gives its own processes 30 seconds, less than a busy machine may need: then it is started again.
+
+    Raises ConfigError where it did not start in time again and again, and what else goes wrong as it is.
+    """
     for attempt in range(1, attempts + 1):
         try:
             start()
             return
         except Exception as error:  # Ray raises no type of its own
-            if "timed out during startup" not in str(error) or attempt == attempts:
+            if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
+            if attempt == attempts:
+                said = f"Ray's own processes did not start within 30 seconds, {attempts} times: this machine is too busy"
+                raise ConfigError(f"{said}. End other work on it and give the same command again") from error
 
 
 @contextmanager
