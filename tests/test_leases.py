@@ -7,9 +7,11 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from patience import PATIENCE_S
 
 from sweep.store import leases
@@ -62,20 +64,39 @@ def test_a_taker_over_that_died_halfway_blocks_nobody(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_renewal_that_fails_once_is_tried_again(tmp_path, monkeypatch):
+class Failing(LocalFileSystem):
+    """A disk that cannot be read from for a while."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_down, self.num_failures = False, 0
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: object) -> bytes:
+        if self.is_down:
+            self.num_failures += 1
+            raise OSError("the network is down")
+        return super().cat_file(path, start, end, **options)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_renewal_that_fails_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "RENEWAL_S", 0.05)
-    with Leases(fsspec.filesystem("file"), str(tmp_path)).claim("name") as is_mine:
+    filesystem = Failing()
+    with Leases(filesystem, str(tmp_path)).claim("name") as is_mine:
         assert is_mine
+        filesystem.is_down = True
+        wait_for(lambda: filesystem.num_failures >= 2)
         content = (tmp_path / "name").read_text()
-        (tmp_path / "name").unlink()
-        (tmp_path / "name").mkdir()  # no longer readable as a file, nor writable
-        time.sleep(0.3)
-        (tmp_path / "name").rmdir()
-        (tmp_path / "name").write_text(content)
-        deadline = time.monotonic() + PATIENCE_S
-        while (tmp_path / "name").read_text() in (content, ""):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        filesystem.is_down = False
+        wait_for(lambda: (tmp_path / "name").read_text() not in (content, ""))
 
 
 def test_a_held_lease_is_renewed(tmp_path, monkeypatch):
@@ -84,10 +105,7 @@ def test_a_held_lease_is_renewed(tmp_path, monkeypatch):
     with lease.claim("name") as is_mine:
         assert is_mine
         first = (tmp_path / "name").read_text()
-        deadline = time.monotonic() + PATIENCE_S
-        while (tmp_path / "name").read_text() in (first, ""):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: (tmp_path / "name").read_text() not in (first, ""))
 
 
 def test_of_many_that_find_a_dead_holder_one_takes_over(tmp_path):
