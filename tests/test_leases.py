@@ -7,12 +7,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from patience import PATIENCE_S
+from patience import wait_for
 
 from sweep.store import leases
 from sweep.store.leases import Leases
@@ -78,13 +77,6 @@ class Failing(LocalFileSystem):
             self.num_failures += 1
             raise OSError("the network is down")
         return super().cat_file(path, start, end, **options)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_renewal_that_fails_is_tried_again(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import psutil
@@ -13,6 +14,7 @@ from sweep.commands.options import Places
 from sweep.commands.session import Session
 from sweep.engines.cluster import Workers
 from sweep.engines.scheduler import run_missing
+from sweep.engines.tasks import call_on_worker
 from sweep.experiment.config import ConfigError
 from sweep.experiment.sources import Source
 from sweep.stages.graph import alone
@@ -22,7 +24,7 @@ UNION = Source("digits", ("clean_digits", "street_digits"))
 ARGUMENTS = [*DIGITS, *SMALL, "--validation-share", "0.45", "--batch-size", "8", "--num-source-steps", "60"]
 
 
-def test_two_workers_train_one_model_on_ray(tmp_path):
+def test_two_workers_train_one_model_on_ray(tmp_path, monkeypatch):
     """Both workers read the stream of shards; the first one publishes. What waits for it is trained by one worker each."""
     store = Store(str(tmp_path / "store"))
     graph = graph_of(store, *ARGUMENTS)
@@ -31,7 +33,9 @@ def test_two_workers_train_one_model_on_ray(tmp_path):
     others = [graph.self_explaining(alone(domain), 0.5) for domain in UNION.parts]
     compute(store, *one.inputs)
     done = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # the workers' limit is not this process's
     with Session(store, Places(num_workers=2, threads_per_worker=1), "cpu") as session:
+        assert call_on_worker(os.getenv, ("OMP_NUM_THREADS",), session.workers) == "1" and os.environ["OMP_NUM_THREADS"] == "7"
         session.compute([*others, two], done.append)
         assert {work.key for work in done} == {work.key for work in (*others, two)}
         assert [work.num_workers for work in done].count(2) == 1

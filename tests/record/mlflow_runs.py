@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
-
-from patience import PATIENCE_S
 
 from sweep.record.sweep_run import SweepRun
 from sweep.record.tracker import Tracker
@@ -109,13 +106,6 @@ def names(tracker: Tracker) -> list[str]:
 
 def status(tracker: Tracker, sweep_run: SweepRun) -> str:
     return str(tracker.client.get_run(sweep_run.run_id).info.status)
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def free_port() -> int:

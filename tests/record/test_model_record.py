@@ -19,7 +19,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from mlflow_runs import wait_for
+from patience import wait_for
 from transfers import CLASS_NAMES, write_explaining_model, write_pictures
 
 import sweep

@@ -10,7 +10,8 @@ import sys
 
 import psutil
 import pytest
-from mlflow_runs import EXPERIMENT, SWEEP_KEY, Start, children, pair, parents, status, wait_for
+from mlflow_runs import EXPERIMENT, SWEEP_KEY, Start, children, pair, parents, status
+from patience import wait_for
 
 from sweep.record.tracker import Tracker
 from sweep.store.artifacts import Store

@@ -24,8 +24,8 @@ from mlflow_runs import (
     parents,
     published,
     status,
-    wait_for,
 )
+from patience import wait_for
 
 from sweep.record import recorder as recorder_module
 from sweep.record.recorder import Recorder

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from mlflow_runs import EXPERIMENT, SWEEP_KEY, WEIGHTS, Vector, children, free_port, names, parents, published, wait_for
+from mlflow_runs import EXPERIMENT, SWEEP_KEY, WEIGHTS, Vector, children, free_port, names, parents, published
+from patience import wait_for
 
 from sweep.record.recorder import Recorder
 from sweep.record.sweep_run import SweepRun
