@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -270,7 +271,8 @@ def load_base(name: str) -> Base:
         raise BaseModelError(
             f"the weights {tag!r} of {model_name} cannot be loaded ({error}): check the network, or give a directory"
         ) from error
-    return _wrap(name, clip, open_clip().get_tokenizer(model_name), open_clip().get_model_preprocess_cfg(clip))
+    preprocessing = _preprocessing(name, open_clip().get_model_preprocess_cfg(clip))
+    return _wrap(name, clip, open_clip().get_tokenizer(model_name), preprocessing, _fingerprint(preprocessing, clip.state_dict()))
 
 
 def _load_directory(directory: Path) -> Base:
@@ -285,25 +287,24 @@ def _load_directory(directory: Path) -> Base:
         state = load_file(weights_file)
     except Exception as error:  # safetensors has an error type of its own for a file cut short
         raise BaseModelError(f"{directory} cannot be read ({error}): write the model again") from error
-    tokenizer = open_clip().get_tokenizer(f"local-dir:{directory}")
-    return _build(str(directory), config, {k: v.float() for k, v in state.items()}, tokenizer)
+    return _build(str(directory), config, {k: v.float() for k, v in state.items()}, f"local-dir:{directory}")
 
 
-def _build(
-    name: str, config: dict, state: dict[str, Tensor], tokenizer: Callable[[list[str]], Tensor] | None = None
-) -> Base:
+def _build(name: str, config: dict, state: dict[str, Tensor], tokenizer: str | None = None) -> Base:
     """Build a CLIP after an open_clip configuration and fill in its weights, which must match it to the last key and shape."""
     try:
         settings = {k: v for k, v in config["model_cfg"].items() if k not in ("custom_text",)}
-        with _Undrawn():
-            clip = open_clip().CLIP(**settings)
-        clip.load_state_dict(state, strict=True, assign=True)
+        preprocessing = _preprocessing(name, {"size": settings["vision_cfg"].get("image_size", 224), **config.get("preprocess_cfg", {})})
+        with ThreadPoolExecutor(1) as pool:  # of large weights it takes as long as importing and building
+            fingerprint = pool.submit(_fingerprint, preprocessing, state)
+            with _Undrawn():
+                clip = open_clip().CLIP(**settings)
+            clip.load_state_dict(state, strict=True, assign=True)
+            context = settings["text_cfg"]["context_length"]
+            tokens = open_clip().get_tokenizer(tokenizer) if tokenizer else open_clip().SimpleTokenizer(context_length=context)
     except (RuntimeError, TypeError, KeyError) as error:
         raise BaseModelError(f"the weights of {name} do not match its configuration: {str(error)[:400]}") from error
-    if tokenizer is None:
-        tokenizer = open_clip().SimpleTokenizer(context_length=settings["text_cfg"]["context_length"])
-    preprocess = {"size": clip.visual.image_size, **config.get("preprocess_cfg", {})}
-    return _wrap(name, clip, tokenizer, preprocess)
+    return _wrap(name, clip, tokens, preprocessing, fingerprint.result())
 
 
 class _Undrawn(TorchFunctionMode):
@@ -318,24 +319,29 @@ class _Undrawn(TorchFunctionMode):
         return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
-def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocess: dict) -> Base:
-    check_supported(clip.visual)
-    size = preprocess["size"]
+def _preprocessing(name: str, settings: dict) -> Preprocessing:
+    size = settings["size"]
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise BaseModelError(f"{name} takes {height} x {width} pictures: choose a model with square input")
-    preprocessing = Preprocessing(
-        height,
-        tuple(float(v) for v in preprocess.get("mean", open_clip().OPENAI_DATASET_MEAN)),
-        tuple(float(v) for v in preprocess.get("std", open_clip().OPENAI_DATASET_STD)),
-        preprocess.get("interpolation", "bicubic"),
-        preprocess.get("resize_mode", "shortest"),
-    )
+    mean, std = settings.get("mean") or open_clip().OPENAI_DATASET_MEAN, settings.get("std") or open_clip().OPENAI_DATASET_STD
+    resizing = settings.get("interpolation", "bicubic"), settings.get("resize_mode", "shortest")
+    return Preprocessing(height, tuple(float(v) for v in mean), tuple(float(v) for v in std), *resizing)
+
+
+def _fingerprint(preprocessing: Preprocessing, state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(preprocessing), sort_keys=True).encode())
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _wrap(
+    name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocessing: Preprocessing, fingerprint: str
+) -> Base:
+    check_supported(clip.visual)
     clip.eval()
     for parameter in clip.parameters():
         parameter.requires_grad_(False)
-    digest = hashlib.sha256(json.dumps(asdict(preprocessing), sort_keys=True).encode())
-    for key, tensor in sorted(clip.state_dict().items()):
-        digest.update(f"{key} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    return Base(name, clip.visual, clip, tokenizer, preprocessing, float(clip.logit_scale.detach().exp()), digest.hexdigest())
+    return Base(name, clip.visual, clip, tokenizer, preprocessing, float(clip.logit_scale.detach().exp()), fingerprint)
