@@ -1,6 +1,6 @@
 """The statistics that the report's claims stand on. All are functions of arrays; what draws at random does so from a seed.
 
-`scipy.stats` takes a second to import, which commands that compare nothing need not wait for: functions import it.
+scipy takes up to a second to import, which commands that compare nothing need not wait for: functions import it.
 """
 
 from core.statistics.comparison import PairedTest, not_worse_than_best, paired_test

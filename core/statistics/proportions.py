@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betaincinv
 
 from core.statistics.intervals import Interval
 
@@ -52,6 +51,8 @@ def kept_accuracy(correct_model: ArrayLike, correct_reference: ArrayLike, confid
 
 def _lower_limit(num_successes: int, num_trials: int, confidence: float) -> float:
     """Clopper and Pearson's one-sided limit of a probability."""
+    from scipy.special import betaincinv
+
     if num_successes == 0:
         return 0.0
     return float(betaincinv(num_successes, num_trials - num_successes + 1, 1 - confidence))
