@@ -137,3 +137,11 @@ def test_a_model_directory_loads_and_weights_that_do_not_match_are_refused(base,
     (tmp_path / "open_clip_model.safetensors").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(BaseModelError, match="write the model again"):
         load_base(str(tmp_path))
+
+
+def test_a_base_with_weights_of_its_own_draws_none_at_random():
+    """They would be thrown away, and take longer to draw than the weights to read."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load_base("miniature")
+    assert torch.equal(torch.get_rng_state(), before)
