@@ -12,8 +12,8 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@$(PYTEST) -m "not engines and not losses and not dear" >$(VENV)/quick_tests.log 2>&1 & quick=$$!; \
-	$(PYTEST) -m "losses or dear" >$(VENV)/loss_tests.log 2>&1 & losses=$$!; \
+	@$(PYTEST) -m "not engines and not losses and not slow" >$(VENV)/quick_tests.log 2>&1 & quick=$$!; \
+	$(PYTEST) -m "losses or slow" >$(VENV)/loss_tests.log 2>&1 & losses=$$!; \
 	trap 'kill $$quick $$losses' INT TERM; \
 	$(PYTEST) -m engines; engines=$$?; \
 	wait $$losses; lost=$$?; cat $(VENV)/loss_tests.log; \

@@ -292,30 +292,34 @@ def _load_directory(directory: Path) -> Base:
 
 def _build(name: str, config: dict, state: dict[str, Tensor], tokenizer: str | None = None) -> Base:
     """Build a CLIP after an open_clip configuration and fill in its weights, which must match it to the last key and shape."""
-    try:
-        settings = {k: v for k, v in config["model_cfg"].items() if k not in ("custom_text",)}
-        preprocessing = _preprocessing(name, {"size": settings["vision_cfg"].get("image_size", 224), **config.get("preprocess_cfg", {})})
-        with ThreadPoolExecutor(1) as pool:  # of large weights it takes as long as importing and building
+    with ThreadPoolExecutor(1) as pool:  # the fingerprint of large weights takes as long as all the rest
+        try:
+            settings = {k: v for k, v in config["model_cfg"].items() if k not in ("custom_text",)}
+            preprocess = {"size": settings["vision_cfg"].get("image_size", 224), **config.get("preprocess_cfg", {})}
+            preprocessing = _preprocessing(name, preprocess)
             fingerprint = pool.submit(_fingerprint, preprocessing, state)
             with _Undrawn():
                 clip = open_clip().CLIP(**settings)
             clip.load_state_dict(state, strict=True, assign=True)
-            context = settings["text_cfg"]["context_length"]
-            tokens = open_clip().get_tokenizer(tokenizer) if tokenizer else open_clip().SimpleTokenizer(context_length=context)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise BaseModelError(f"the weights of {name} do not match its configuration: {str(error)[:400]}") from error
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise BaseModelError(f"the weights of {name} do not match its configuration: {str(error)[:400]}") from error
+        context = settings["text_cfg"]["context_length"]
+        tokens = open_clip().get_tokenizer(tokenizer) if tokenizer else open_clip().SimpleTokenizer(context_length=context)
     return _wrap(name, clip, tokens, preprocessing, fingerprint.result())
 
 
 class _Undrawn(TorchFunctionMode):
     """Random weights that loaded ones will replace take seconds to draw. Here nothing is drawn, and memory that nothing touches is none.
 
-    (On the device `meta` the first product imports torch's compiler, which takes as long.)
+    What calls a function of `torch.nn.init` comes here as that function, and not as the `Tensor.normal_` in it. (On the device `meta` the
+    first product imports torch's compiler, which takes as long.)
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
-            return (*args, *(kwargs or {}).values())[0]
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
         return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
@@ -337,9 +341,7 @@ def _fingerprint(preprocessing: Preprocessing, state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _wrap(
-    name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocessing: Preprocessing, fingerprint: str
-) -> Base:
+def _wrap(name: str, clip: Any, tokenizer: Callable[[list[str]], Tensor], preprocessing: Preprocessing, fingerprint: str) -> Base:
     check_supported(clip.visual)
     clip.eval()
     for parameter in clip.parameters():

@@ -22,17 +22,17 @@ from core.games.attribution_labels import AttributionLabels, Labeller, LabelSett
 from core.model import Base, SelfExplainingClassifier, load_base
 from sweep.record.tracker import Tracker
 
-# Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket; and the dearest of
-# the others. `make test` runs the first group, the next two, and the other tests, side by side.
+# Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket; and the slowest
+# of the others. `make test` runs the first group, the next two, and the other tests, side by side.
 GROUPS = {
     "engines": ("test_quality.py", "test_end_to_end.py", "test_own_image_sets.py"),
     "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py"),
-    "dear": ("test_label_learning.py", "test_report.py", "test_extending.py", "test_imagenet_path.py"),
+    "slow": ("test_label_learning.py", "test_report.py", "test_extending.py", "test_imagenet_path.py"),
 }
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Whoever asks for groups (`-m engines`, `-m "losses or dear"`) need not import the other files: that takes seconds and a gigabyte."""
+    """Whoever asks for groups (`-m engines`, `-m "losses or slow"`) need not import the other files: that takes seconds and a gigabyte."""
     asked = config.option.markexpr.split(" or ")
     names = [name for group in asked for name in GROUPS.get(group, ())] if set(asked) <= set(GROUPS) else []
     return True if names and collection_path.suffix == ".py" and collection_path.name not in names else None
