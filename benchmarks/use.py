@@ -2,10 +2,11 @@
 
     python -m benchmarks.use [--out DIRECTORY]
 
-Weights are random (their size is what matters here), pictures are drawn. `transfer` runs as a command in a process of its own: wall-clock
-and CPU seconds, interpreter and imports included, and the highest resident memory, with and without the pages of mapped files, which the
-system takes back when it needs them; where this process may make a control group, once more in one of LIMIT_MB. `explain` against Kernel
-SHAP of the same model at 500 evaluations, by this engine and by `shap.KernelExplainer`, in one run: seconds a picture and their ratio.
+Weights are random (their size is what matters here), pictures are drawn. `transfer` runs as a command in a process of its own,
+NUM_TRANSFERS times: wall-clock and CPU seconds, interpreter and imports included, and the highest resident memory, with and without the
+pages of mapped files, which the system takes back when it needs them; where this process may make a control group, once more in one of
+LIMIT_MB. `explain` against Kernel SHAP of the same model at 500 evaluations, by this engine and by `shap.KernelExplainer`, in one run:
+seconds a picture and their ratio.
 Written to benchmarks/results/use.{md,json}.
 """
 
@@ -45,6 +46,7 @@ BUDGET = 500
 NUM_EXPLAINED, NUM_BY_ENGINE, NUM_BY_SHAP = 64, 4, 2
 EVERY_S = 0.02
 LIMIT_MB = 2000
+NUM_TRANSFERS = 3
 
 
 def write_base(directory: Path) -> None:
@@ -158,14 +160,16 @@ def explained(directory: Path) -> dict[str, float]:
     return found
 
 
-def table(transfer: dict[str, float], fits: bool | None, explain: dict[str, float]) -> str:
+def table(transfers: list[dict[str, float]], fits: bool | None, explain: dict[str, float]) -> str:
     own = next(iter(explain.values()))
+    each = lambda name, form: ", ".join(format(transfer[name], form) for transfer in transfers)  # noqa: E731
+    most = lambda name: max(transfer[name] for transfer in transfers)  # noqa: E731
     limited = {None: "could not be tried", True: "ends well", False: "fails"}[fits]
     lines = [
         f"Made by `python -m benchmarks.use` on {os.cpu_count()} cores, one thread: a {BASE} with random weights.",
         "",
-        f"`transfer` of a checkpoint with a vector, as a command: {transfer['seconds']:.1f} s ({transfer['cpu_s']:.1f} s of CPU), at most "
-        f"{transfer['resident_mb']:.0f} MB resident, {transfer['without_mapped_files_mb']:.0f} MB without the pages of mapped files. "
+        f"`transfer` of a checkpoint with a vector, as a command, {len(transfers)} times: {each('seconds', '.1f')} s "
+        f"({each('cpu_s', '.1f')} s of CPU), at most {most('resident_mb'):.0f} MB resident, {most('without_mapped_files_mb'):.0f} MB without the pages of mapped files. "
         f"In a control group of {LIMIT_MB} MB, page cache included, it {limited}.",
         "",
         "| | ms a picture | times as long |",
@@ -186,11 +190,12 @@ def main() -> None:
         write_models(directory)
         command = [sys.executable, "-m", "sweep.run", "transfer", "--base", str(directory / "base"), "--class-names", *CLASSES]
         command += ["--checkpoint", str(directory / "mine.pt"), "--vector", str(directory / "vector.safetensors")]
-        transfer = watched([*command, "--lambda2", "1", "--out", str(directory / "explaining")])
+        outs = [directory / "explaining", *(directory / f"explaining_{n}" for n in range(1, NUM_TRANSFERS))]
+        transfers = [watched([*command, "--lambda2", "1", "--out", str(out)]) for out in outs]
         fits = runs_within([*command, "--lambda2", "1", "--out", str(directory / "again")], LIMIT_MB)
         explain = explained(directory)
-    text = table(transfer, fits, explain)
-    found: dict[str, Any] = {"transfer": transfer, "explain_s": explain, "cores": os.cpu_count(), "threads": 1}
+    text = table(transfers, fits, explain)
+    found: dict[str, Any] = {"transfers": transfers, "explain_s": explain, "cores": os.cpu_count(), "threads": 1}
     found[f"transfer_within_{LIMIT_MB}_mb"] = fits
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "use.json").write_text(json.dumps(found, indent=1) + "\n")
