@@ -169,7 +169,8 @@ def table(transfers: list[dict[str, float]], fits: bool | None, explain: dict[st
         f"Made by `python -m benchmarks.use` on {os.cpu_count()} cores, one thread: a {BASE} with random weights.",
         "",
         f"`transfer` of a checkpoint with a vector, as a command, {len(transfers)} times: {each('seconds', '.1f')} s "
-        f"({each('cpu_s', '.1f')} s of CPU), at most {most('resident_mb'):.0f} MB resident, {most('without_mapped_files_mb'):.0f} MB without the pages of mapped files. "
+        f"({each('cpu_s', '.1f')} s of CPU), at most {most('resident_mb'):.0f} MB resident, "
+        f"{most('without_mapped_files_mb'):.0f} MB without the pages of mapped files. "
         f"In a control group of {LIMIT_MB} MB, page cache included, it {limited}.",
         "",
         "| | ms a picture | times as long |",
