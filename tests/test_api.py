@@ -154,6 +154,15 @@ def test_overlays_are_what_show_cam_on_image_accepts(model, pictures, pixels):
     assert not overlay(pixels[0], -np.ones((7, 7)))[1].any()
 
 
+def test_show_cam_on_image_draws_an_overlay(model, pictures):
+    show = pytest.importorskip("pytorch_grad_cam.utils.image", reason="pytorch-grad-cam is not installed").show_cam_on_image
+    explanation = model.explain(pictures)
+    rgb, mask = explanation.overlay(2)
+    drawn = show(rgb, mask, use_rgb=True)
+    assert drawn.shape == rgb.shape and drawn.dtype == np.uint8
+    assert (drawn != show(rgb, np.zeros_like(mask), use_rgb=True)).any()
+
+
 def test_colours_are_red_for_and_blue_against(pixels):
     attributions = np.zeros((7, 7))
     attributions[1, 2], attributions[5, 5] = 1.0, -0.5

@@ -18,10 +18,11 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from in_process import compute, graph_of
+from in_process import compute, engines_here, graph_of
 from patience import PATIENCE_S
 
 from core.metrics import SCORES
+from sweep import run as command_line
 from sweep.store.artifacts import Store
 
 TINY = [
@@ -111,8 +112,8 @@ def store_of(process: subprocess.Popen[str]) -> Path:
 def finished(tmp_path_factory) -> tuple[Path, str]:
     """A sweep over two domains that had no peace: its directory, and what the interrupted and the last run said.
 
-    Ctrl-C in a training, kill -9 in a training; then two drivers on the store, one killed while labelling; the other loses the workers of
-    its trainings and is killed in the search; then once more to the end. No artifact is made twice.
+    Two drivers on one store: Ctrl-C for the one in a training, kill -9 for the other in a training; the next loses the workers of its
+    trainings and is killed in the search; then once more to the end. No artifact is made twice. Kills while labelling: test_label_kills.py.
     """
     directory = tmp_path_factory.mktemp("sweep")
     count = lambda stage: sum(m["stage"] == stage for m in manifests(directory).values())  # noqa: E731
@@ -128,28 +129,25 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
         seen.update(now)
 
     interrupted = started()
+    wait_for(lambda: manifests(directory), interrupted)
+    killed = started()
     wait_for(lambda: training_workers(interrupted), interrupted)
     interrupted.send_signal(signal.SIGINT)
     output, _ = interrupted.communicate(timeout=PATIENCE_S)
     assert interrupted.returncode == 130, output  # whatever engine was at work: Ray Train and Ray Tune have handlers of their own
     assert "the same command continues" in output and "Traceback" not in output
-    assert {run.info.status for run in runs(directory)} == {"KILLED"}
-    finished_artifacts_are_not_touched()
-
-    killed = started()
     wait_for(lambda: training_workers(killed) or count("finetune") == 2, killed)
     kill(killed)
+    wait_for(nothing_runs, None)
+    assert {run.info.status for run in runs(directory, "sweep")} == {"KILLED"}
     finished_artifacts_are_not_touched()
 
-    first, second = started(), started()
-    wait_for(lambda: count("label") >= 2, first)
-    kill(first)
-    finished_artifacts_are_not_touched()
-    wait_for(lambda: count("label_set") == 8 and training_workers(second), second)
-    for worker in training_workers(second):
+    robbed = started()
+    wait_for(lambda: count("label_set") == 8 and training_workers(robbed), robbed)
+    for worker in training_workers(robbed):
         worker.kill()
-    wait_for(lambda: count("pair") >= 1, second)
-    kill(second)
+    wait_for(lambda: count("pair") >= 1, robbed)
+    kill(robbed)
     wait_for(nothing_runs, None)
     finished_artifacts_are_not_touched()
 
@@ -270,10 +268,13 @@ def test_the_same_command_again_computes_nothing_says_so_and_is_quick(finished, 
     assert len(runs(finished[0], "sweep")) == 1 and len(runs(finished[0], "finetune")) == 4
 
 
-def test_one_more_domain_and_alpha_compute_only_what_is_new(finished, again):
+def test_one_more_domain_and_alpha_compute_only_what_is_new(finished, again, monkeypatch):
+    """Without Ray: what is missing does not depend on who makes it."""
     directory, _ = finished
     before = manifests(directory)
-    sweep(directory, *DIGITS, "land_cover", *TINY, "--alphas", "0.5,0.8")
+    monkeypatch.chdir(directory)
+    engines_here(monkeypatch)
+    assert command_line.main(["all_pairs", *DIGITS, "land_cover", *TINY, "--alphas", "0.5,0.8"]) == 0
     after = manifests(directory)
     assert {k: after[k] for k in before} == before  # finished artifacts are not touched
     new = [m for k, m in after.items() if k not in before]
