@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,8 +65,7 @@ def _packed(directory: Path, scratch: Path) -> Path:
     numbers = Array(Array(DataType.double))
     outputs = Schema([ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(numbers, "attributions")])
     packed = scratch / "model"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(type hints|input example)")  # the signature says what they would
+    with _without_hints():
         mlflow.pyfunc.save_model(
             packed,
             python_model=str(_CODE),  # as text, no pickle
@@ -74,6 +75,16 @@ def _packed(directory: Path, scratch: Path) -> Path:
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
         )
     return packed
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """Keeps back MLflow's hints that types of `predict` are wanted: the signature says what they would. MLflow overrides filters."""
+    with warnings.catch_warnings(record=True) as raised:
+        yield
+    for warning in raised:
+        if not re.search("type hints|input example", str(warning.message)):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _params(provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 import venv
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,10 +37,11 @@ def directory(tmp_path_factory, base, new_database) -> Path:
     (directory / "mlflow.db").write_bytes(new_database.read_bytes())
     write_explaining_model(directory / "explaining", base, AttributionHead("efficiency", scale=0.7))
     write_pictures(directory / "pictures", 4, by_class=False)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as raised:
         patch.chdir(directory)
         command = ["publish", "--model", "explaining", "--register", NAME, "--tracking-uri", uri(directory)]
         assert command_line.main(command) == 0
+    assert not [warning for warning in raised if "type hints" in str(warning.message)]  # MLflow's, who is not asked to write code
     return directory
 
 
