@@ -139,7 +139,7 @@ def runs_within(command: list[str], limit_mb: int) -> bool | None:
 
 def explained(directory: Path) -> dict[str, float]:
     """Seconds a picture: the whole `explain` on a folder, one pass alone, and Kernel SHAP by this engine and by shap."""
-    model = ExplainingModel.load(directory / "explaining")
+    model = ExplainingModel.load(directory / "explaining_0")
     size = model.preprocessing.image_size
     pixels, _ = miniature.draw_split("scenes", "test", NUM_EXPLAINED)
     (directory / "pictures").mkdir()
@@ -162,20 +162,19 @@ def explained(directory: Path) -> dict[str, float]:
 
 def table(transfers: list[dict[str, float]], fits: bool | None, explain: dict[str, float]) -> str:
     own = next(iter(explain.values()))
-    each = lambda name, form: ", ".join(format(transfer[name], form) for transfer in transfers)  # noqa: E731
-    most = lambda name: max(transfer[name] for transfer in transfers)  # noqa: E731
+    seconds, cpu = (", ".join(f"{transfer[name]:.1f}" for transfer in transfers) for name in ("seconds", "cpu_s"))
+    resident, own_memory = (max(transfer[name] for transfer in transfers) for name in ("resident_mb", "without_mapped_files_mb"))
     limited = {None: "could not be tried", True: "ends well", False: "fails"}[fits]
     lines = [
         f"Made by `python -m benchmarks.use` on {os.cpu_count()} cores, one thread: a {BASE} with random weights.",
         "",
-        f"`transfer` of a checkpoint with a vector, as a command, {len(transfers)} times: {each('seconds', '.1f')} s "
-        f"({each('cpu_s', '.1f')} s of CPU), at most {most('resident_mb'):.0f} MB resident, "
-        f"{most('without_mapped_files_mb'):.0f} MB without the pages of mapped files. "
+        f"`transfer` of a checkpoint with a vector, as a command, {len(transfers)} times: {seconds} s ({cpu} s of CPU), at most "
+        f"{resident:.0f} MB resident, {own_memory:.0f} MB without the pages of mapped files. "
         f"In a control group of {LIMIT_MB} MB, page cache included, it {limited}.",
         "",
         "| | ms a picture | times as long |",
         "| --- | --- | --- |",
-        *(f"| {name} | {1000 * seconds:.1f} | {seconds / own:.0f} |" for name, seconds in explain.items()),
+        *(f"| {name} | {1000 * each:.1f} | {each / own:.0f} |" for name, each in explain.items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -191,9 +190,9 @@ def main() -> None:
         write_models(directory)
         command = [sys.executable, "-m", "sweep.run", "transfer", "--base", str(directory / "base"), "--class-names", *CLASSES]
         command += ["--checkpoint", str(directory / "mine.pt"), "--vector", str(directory / "vector.safetensors")]
-        outs = [directory / "explaining", *(directory / f"explaining_{n}" for n in range(1, NUM_TRANSFERS))]
-        transfers = [watched([*command, "--lambda2", "1", "--out", str(out)]) for out in outs]
-        fits = runs_within([*command, "--lambda2", "1", "--out", str(directory / "again")], LIMIT_MB)
+        command += ["--lambda2", "1", "--out"]
+        transfers = [watched([*command, str(directory / f"explaining_{n}")]) for n in range(NUM_TRANSFERS)]
+        fits = runs_within([*command, str(directory / "again")], LIMIT_MB)
         explain = explained(directory)
     text = table(transfers, fits, explain)
     found: dict[str, Any] = {"transfers": transfers, "explain_s": explain, "cores": os.cpu_count(), "threads": 1}

@@ -25,8 +25,8 @@ __all__ = ["CoalitionEvaluator", "Fill", "Value", "is_out_of_memory"]
 
 _log = logging.getLogger(__name__)
 
-LONG_S = 1.0
-"""Seconds of a trial of the batch size after which larger ones gain nothing that is worth their trial."""
+LONG_TRIAL_S = 1.0
+"""A trial of the batch size that takes longer is the last: of a model so slow, what passes between two batches is nothing."""
 
 
 class CoalitionEvaluator:
@@ -78,8 +78,7 @@ class CoalitionEvaluator:
     def find_batch_size(self, inputs: Tensor, class_ids: Tensor, coalitions: Tensor, smallest: int = 32, largest: int = 16384) -> int:
         """Set the batch size by trial: doubled while that is more than 3 % faster and the memory suffices. Returns it.
 
-        A trial of over LONG_S is the last: of a model so slow, what passes between two batches is nothing. The trial evaluations count
-        neither as evaluations nor as seconds.
+        A slow model is not tried for long (LONG_TRIAL_S). The trial evaluations count neither as evaluations nor as seconds.
         """
         counted = self.num_evaluations, self.seconds
         best_rate, size = 0.0, smallest
@@ -88,22 +87,19 @@ class CoalitionEvaluator:
             games = coalitions[: max(1, 2 * size // num_pictures)]
             self.batch_size = size
             seconds = []
-            for run in range(2 if best_rate else 3):  # the first run of all also warms up
+            for _ in range(2 if best_rate else 3):  # the first run of all also warms up
                 before = self.seconds
                 self.values(inputs[:num_pictures], class_ids[:num_pictures], games)
                 seconds.append(self.seconds - before)
-                if seconds[-1] > LONG_S and (best_rate or run):
-                    break
             if self.batch_size < size:
                 break  # the memory did not suffice: what it went back to stands
             rate = num_pictures * len(games) / min(seconds)
             if rate < 1.03 * best_rate:
                 self.batch_size = size // 2
                 break
-            best_rate = rate
-            if min(seconds) > LONG_S:
+            if min(seconds) > LONG_TRIAL_S:
                 break
-            size *= 2
+            best_rate, size = rate, 2 * size
         self.num_evaluations, self.seconds = counted
         return self.batch_size
 
