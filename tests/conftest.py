@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
 os.environ.setdefault("RAY_worker_niceness", "0")  # or the groups that run beside take all the time (`make test`)
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,13 +103,14 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_seeds(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Path:
     """A directory in which `universal --seeds 2` was run, without Ray: store and MLflow's database. Tests only read it."""
     from in_process import TINY_UNIVERSAL, engines_here
 
     from sweep import run
 
     directory = tmp_path_factory.mktemp("universal")
+    shutil.copyfile(new_database, directory / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         engines_here(patch)
@@ -139,13 +141,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def two_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_sweeps(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Path:
     """A directory with store and MLflow of two sweeps that differ in the number of trials, as they were left. Tests change copies."""
     from in_process import SMALL_SWEEP, engines_here
 
     from sweep import run
 
     directory = tmp_path_factory.mktemp("two_sweeps")
+    shutil.copyfile(new_database, directory / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

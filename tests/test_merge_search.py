@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,9 +191,10 @@ def test_what_cannot_be_searched_is_refused_with_the_fix(command, options, messa
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory) -> tuple[Path, str]:
+def swept(tmp_path_factory, new_database) -> tuple[Path, str]:
     """Where a sweep was run to its end whose Fisher merge has a searched share, and what it said."""
     directory = tmp_path_factory.mktemp("swept")
+    shutil.copyfile(new_database, directory / "mlflow.db")
     options = [*SMALL_SWEEP, "--num-trials", "5", "--merge", "fisher:source_share=search"]
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
