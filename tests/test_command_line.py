@@ -218,6 +218,32 @@ def test_an_estimator_that_learns_reaches_every_split():
     assert (labels.learning_budget, labels.learning_pictures) == (200, 100)
 
 
+def test_train_labels_may_be_of_another_estimator_than_those_that_judge():
+    def found(*arguments: str) -> list[tuple[str, int]]:
+        labels = config(*arguments).labels
+        return [(settings.estimator, settings.budget) for settings in (labels.train, labels.validation, labels.test)]
+
+    plain = found()
+    assert [estimator for estimator, _ in plain] == ["size_adjusted"] * 3
+    assert found("--budget", "128") == [("size_adjusted", 128)] * 2 + plain[2:]
+    assert found("--train-estimator", "surrogate") == [("surrogate", plain[0][1]), *plain[1:]]
+    assert found("--train-estimator", "surrogate", "--budget", "48") == [("surrogate", 48), *plain[1:]], "too few for those that judge"
+    mixed = found("--train-estimator", "calibrated", "--budget", "120", "--validation-budget", "130", "--test-budget", "140")
+    assert mixed == [("calibrated", 120), ("size_adjusted", 130), ("size_adjusted", 140)]
+    assert [estimator for estimator, _ in found("--estimator", "leverage", "--train-estimator", "surrogate")][1:] == ["leverage"] * 2
+
+
+def test_train_labels_that_are_given_ask_for_no_pictures_to_learn_from(monkeypatch, tmp_path, capsys):
+    few = ["all_pairs", "--suite", "miniature", "--max-train-pictures", "40", "--train-estimator", "surrogate", "--dry-run"]
+    no_engines(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert command_line.main(few) == 2
+    assert "at least 480 pictures" in capsys.readouterr().err
+    assert command_line.main([*few, "--label-source", "grad_cam"]) == 0
+    said = capsys.readouterr().out
+    assert "labels by grad_cam (train), size_adjusted labels at 224 evaluations (validation), size_adjusted labels at 448" in said
+
+
 def test_the_paper_suite_is_the_papers():
     paper = config("--suite", "paper")
     assert paper.base == "ViT-B-32:datacomp_xl_s13b_b90k" and paper.device == "cuda"

@@ -143,7 +143,8 @@ class Learning(ABC):
         if number < self.least_pictures():
             raise ValueError(
                 f"the {self.pool.estimator.name} estimator learns from at least {self.least_pictures()} pictures where each has "
-                f"{self.pool.num_players} players, here are {number}: let it learn from more, or take another estimator"
+                f"{self.pool.num_players} players, here are {number}: let it learn from more, or take an estimator "
+                "that learns from none, as size_adjusted"
             )
         order = np.random.default_rng(role_seed(self.pool.seed, f"{self.pool.role}/learned from")).permutation(num_available)
         chosen: list[int] = order[:number].tolist()

@@ -19,7 +19,7 @@ from sweep.commands.session import Session
 from sweep.engines import interruption
 from sweep.engines.job import Work
 from sweep.engines.progress import Progress
-from sweep.experiment.config import SHAPLEY, ConfigError, SweepConfig
+from sweep.experiment.config import SHAPLEY, ConfigError, SplitLabels, SweepConfig
 from sweep.experiment.suites import DRAWN
 from sweep.record.note import running_note
 from sweep.record.recorder import Recorder
@@ -70,9 +70,11 @@ def check(config: SweepConfig) -> Checked:
         d.name: look_at_labels(d.labels, d.name, config.labels.train, base.num_patches) for d in config.used_domains if d.labels
     }
     domains = {domain.name: look_at(domain, config.data_of(domain.name)) for domain in config.used_domains}
-    learning = config.labels.learning_budget, config.labels.learning_pictures
+    labels = config.labels
+    learning = labels.learning_budget, labels.learning_pictures
     for name, facts in domains.items():
-        for settings in (config.labels.train, config.labels.validation, config.labels.test):
+        is_given = name in imported or labels.train_source != SHAPLEY
+        for settings in (*(() if is_given else (labels.train,)), labels.validation, labels.test):
             check_learning(f"{name}/train", settings, base.num_patches, learning[0], facts.count("train"), learning[1])
     return Checked(base, domains, imported)
 
@@ -109,8 +111,7 @@ def _description(config: SweepConfig) -> str:
         f"{len(domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
         f"{num_prediction_only + len(explaining) * len(alphas)} models to train "
         f"({num_prediction_only} prediction-only + {len(explaining)} x {len(alphas)} alphas); "
-        f"{'' if labels.train_source == SHAPLEY else f'train labels by {labels.train_source}; '}"
-        f"{labels.train.estimator} labels at {labels.train.budget} (train, validation) and {labels.test.budget} (test) evaluations; "
+        f"{_told_labels(labels)}; "
         + (
             f"{config.search.num_trials} Optuna trials a pair"
             if config.search.method == "optuna"
@@ -118,6 +119,18 @@ def _description(config: SweepConfig) -> str:
         )
         + (", every point scored on test too" if config.search.compares_objectives and config.search.select != "test" else "")
     )
+
+
+def _told_labels(labels: SplitLabels) -> str:
+    """What gives the labels of each split, and by how many evaluations a picture."""
+    splits = {"train": labels.train, "validation": labels.validation, "test": labels.test}
+    told = {split: f"{settings.estimator} labels at {settings.budget} evaluations" for split, settings in splits.items()}
+    if labels.train_source != SHAPLEY:
+        told["train"] = f"labels by {labels.train_source}"
+    by_text: dict[str, list[str]] = {}
+    for split, text in told.items():
+        by_text.setdefault(text, []).append(split)
+    return ", ".join(f"{text} ({', '.join(of)})" for text, of in by_text.items())
 
 
 def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = print) -> SweepResult:
@@ -187,6 +200,7 @@ def _flat_settings(config: SweepConfig) -> dict[str, Any]:
         "label_source": config.labels.train_source,
         "label_estimator": config.labels.train.estimator,
         "label_budget": config.labels.train.budget,
+        "test_label_estimator": config.labels.test.estimator,
         "test_label_budget": config.labels.test.budget,
         "device": config.device,
     }

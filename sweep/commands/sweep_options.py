@@ -15,7 +15,7 @@ from core.merging.combination import COMBINATIONS, parse_combination
 from core.merging.rules import MERGE_RULES, parse_searched_rule
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.options import add_places, changed, numbers, parsed
-from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, Start, SweepConfig
+from sweep.experiment.config import LABEL_SOURCES, OBJECTIVE_NAMES, ConfigError, DomainLocation, SplitLabels, Start, SweepConfig
 from sweep.experiment.sources import OTHERS, TOGETHER
 from sweep.experiment.suites import DRAWN, own_domains
 
@@ -53,19 +53,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         merge=merge,
         searched=searched,
     )
-    game = {name: getattr(options, name) for name in ("precision", "seed", "estimator", "fill", "value")}
-    labels = changed(
-        config.labels,
-        train=changed(config.labels.train, budget=options.budget, **game),
-        validation=changed(config.labels.validation, budget=options.budget, **game),
-        test=changed(config.labels.test, budget=options.test_budget, **game),
-        max_train=options.max_train_labels,
-        max_validation=options.max_validation_labels,
-        max_test=options.max_test_labels,
-        learning_pictures=options.calibration_pictures,
-        learning_budget=options.calibration_budget,
-        train_source=options.label_source,
-    )
+    labels = _changed_labels(config.labels, options)
     data = changed(
         config.data,
         max_train_pictures=options.max_train_pictures,
@@ -101,6 +89,27 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
             "--workers-per-model is for models of several domains, and of sources that are no target, and this sweep trains none: leave it "
             "out"
         )
+    return found
+
+
+def _changed_labels(labels: SplitLabels, options: argparse.Namespace) -> SplitLabels:
+    game = {name: getattr(options, name) for name in ("precision", "seed", "fill", "value")}
+    validation = changed(labels.validation, estimator=options.estimator, **game)
+    train = changed(labels.train, estimator=options.train_estimator or options.estimator, budget=options.budget, **game)
+    if train.estimator == validation.estimator:
+        validation = changed(validation, budget=options.budget)  # what is enough for one that learns is not for another
+    found: SplitLabels = changed(
+        labels,
+        train=train,
+        validation=changed(validation, budget=options.validation_budget),
+        test=changed(labels.test, estimator=options.estimator, budget=options.test_budget, **game),
+        max_train=options.max_train_labels,
+        max_validation=options.max_validation_labels,
+        max_test=options.max_test_labels,
+        learning_pictures=options.calibration_pictures,
+        learning_budget=options.calibration_budget,
+        train_source=options.label_source,
+    )
     return found
 
 
@@ -268,7 +277,10 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
         "the columns id, the picture's name in the data set, and attributions, its map: a number a patch, row by row, or a list of rows "
         "of numbers over the whole picture, which is averaged over each patch; in the unit of the game, null where a picture has none",
     )
-    data.add_argument("--budget", type=int, help="evaluations a training or validation picture's label takes")
+    data.add_argument(
+        "--budget", type=int, help="evaluations a training picture's label takes, and a validation picture's of the same estimator"
+    )
+    data.add_argument("--validation-budget", type=int, help="evaluations a validation picture's label takes")
     data.add_argument("--test-budget", type=int, help="evaluations a test picture's label takes")
     data.add_argument(
         "--label-source",
@@ -276,7 +288,8 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
         help="what models are trained to give: Shapley values (the default), or an explainer's maps of the prediction-only model at one "
         "factor that suits the game; scores are against Shapley values always",
     )
-    data.add_argument("--estimator", choices=tuple(ESTIMATORS), help="of the Shapley values")
+    data.add_argument("--estimator", choices=tuple(ESTIMATORS), help="of the Shapley values of all splits")
+    data.add_argument("--train-estimator", choices=tuple(ESTIMATORS), help="of the train labels alone")
     data.add_argument("--calibration-pictures", type=int, help="pictures that an estimator learns from, where it learns")
     data.add_argument("--calibration-budget", type=int, help="evaluations of each of those with a reference")
     data.add_argument("--fill", choices=("mean", "drop"), help="what stands for a masked patch")

@@ -123,7 +123,7 @@ def explained(
     """In place of a label set of Shapley values."""
     own = {f.name: getattr(label_set, f.name) for f in fields(LabelSet)}
     return ExplainerLabels(
-        **{**own, "shards": ()},
+        **own,
         pictures=pictures,
         preprocessing=preprocessing,
         classifier=classifier,

@@ -163,10 +163,14 @@ class SweepGraph:
     def _labels(self, domain: str, role: Role) -> LabelSet:
         settings, split = self.label_settings(role), ROLES[role]
         pictures, classifier = StoredPictures(self.pictures(domain), split), self.classifier(domain, 1.0)
-        batch_size = batch_size_of(self.config.device, settings)
-        number = self.num_labelled(domain, role)
-        title, labels = f"{domain} {role}", self.config.labels
+        title, labels, number = f"{domain} {role}", self.config.labels, self.num_labelled(domain, role)
         preprocessing, num_patches = self.base.preprocessing, self.base.num_patches
+        label_set = LabelSet(domain, split, role, settings, ())
+        if role == "train" and domain in self.imported:
+            return imported(label_set, self.pictures(domain), self.imported[domain], labels.max_train)
+        if role == "train" and labels.train_source != SHAPLEY:
+            return explained(label_set, self.pictures(domain), preprocessing, classifier, labels.train_source, number)
+        batch_size = batch_size_of(self.config.device, settings)
         # Estimators that learn do so from training pictures, on coalitions of the role's own: a small split teaches little.
         teachers = StoredPictures(self.pictures(domain), "train")
         lesson = Lesson(
@@ -177,12 +181,7 @@ class SweepGraph:
             LabelShard(title, pictures, classifier, preprocessing, settings, role, *bounds, learned, batch_size)
             for bounds in shard_ranges(number, labels.shard_size)
         )
-        label_set = LabelSet(domain, split, role, settings, shards)
-        if role == "train" and domain in self.imported:
-            return imported(label_set, self.pictures(domain), self.imported[domain], labels.max_train)
-        if role == "train" and labels.train_source != SHAPLEY:
-            return explained(label_set, self.pictures(domain), preprocessing, classifier, labels.train_source, number)
-        return label_set
+        return replace(label_set, shards=shards)
 
     def scores(self, target: str, reference: str, classifier: Classifier) -> ModelScores:
         """Of one of a target's models."""

@@ -201,5 +201,5 @@ class ImportedLabels(LabelSet):
 def imported(label_set: LabelSet, pictures: Pictures, data: GivenLabels, most: int | None) -> ImportedLabels:
     """In place of a label set that the sweep would make itself."""
     own = {f.name: getattr(label_set, f.name) for f in fields(LabelSet)}
-    return ImportedLabels(**{**own, "shards": ()}, pictures=pictures, data=data, most=most)
+    return ImportedLabels(**own, pictures=pictures, data=data, most=most)
 
