@@ -13,6 +13,7 @@ from sweep.report.result import (
     CONVERGENCE_COLUMNS,
     INTERVAL_COLUMNS,
     REFERENCE_COLUMNS,
+    REFERENCE_INTERVAL_COLUMNS,
     SIMILARITY_COLUMNS,
     SOURCE_MODEL_COLUMNS,
     SweepResult,
@@ -83,7 +84,7 @@ def synthetic_result(
             "search.min_normalized_accuracy": 0.9,
         },  # fmt: skip
         cells=pd.DataFrame(cells)[list(CELL_COLUMNS)],
-        references=_references(rng, domains, alphas, base_accuracy, base_error),
+        references=(references := _references(rng, domains, alphas, base_accuracy, base_error)),
         similarities=pd.DataFrame(similarities, columns=list(SIMILARITY_COLUMNS)),
         examples=[_example(rng, domains, sources, lambdas, index) for index in range(num_examples)],
         artifacts={
@@ -91,6 +92,7 @@ def synthetic_result(
             for i, (source, target) in enumerate((s, t) for s in sources for t in domains if s != t)
         },
         intervals=_intervals(cells),
+        reference_intervals=_reference_intervals(references),
         convergence=_convergence(domains if has_convergence else ()),
         source_models=_source_models(sources, domains, alphas if has_source_models else ()),
     )
@@ -125,6 +127,15 @@ def _intervals(cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for n in names
     ]
     return pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))
+
+
+def _reference_intervals(references: pd.DataFrame) -> pd.DataFrame:
+    """As those of the pairs, 0.1 wide."""
+    scores = references.melt(["domain", "reference", "alpha"], var_name="score", value_name="estimate").dropna(subset="estimate")
+    known = scores[~scores["reference"].isin(["chance", "other_mean_map"])].copy()
+    known["low"], known["high"] = known["estimate"] - 0.04, known["estimate"] + 0.06
+    known["n"] = np.where(known["score"].str.contains("accuracy"), 120, 40)
+    return known[list(REFERENCE_INTERVAL_COLUMNS)]
 
 
 def _convergence(domains: Sequence[str]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from core.metrics import SCORE_NAMED, Scored, attribution_scores, per_picture_scores
+from core.metrics import SCORE_NAMED, Scored, attribution_scores, per_picture_scores, squared_distances
 from core.statistics import bootstrap_interval, mean_interval
 from sweep.stages.intervals import ScoredPoint
 
@@ -82,7 +82,8 @@ def test_a_point_has_the_intervals_of_its_scores_and_of_the_accuracy_that_it_kee
     without = labels.sum(1)[:, None] - labels @ removed.T
     scored = Scored(labels + rng.normal(size=labels.shape), labels, removed, labels.sum(1), without, own)
     scores = attribution_scores(scored)
-    point = ScoredPoint({"source_domain": "a", "target_domain": "b"}, scored, reference)
+    far = squared_distances(labels + 2 * rng.normal(size=labels.shape), labels)
+    point = ScoredPoint({"source_domain": "a", "target_domain": "b"}, scored, {"accuracy": reference.astype(float), "e_rmse": far})
     found = point.intervals().set_index("score")
     assert {name: found.loc[name, "estimate"] for name in scores} == scores
     assert found["n"].to_dict() == {name: 400 if "accuracy" in name else 60 for name in found.index}
@@ -92,6 +93,10 @@ def test_a_point_has_the_intervals_of_its_scores_and_of_the_accuracy_that_it_kee
     # A width of 1000 draws is known to 4 %; three of that. The accuracy's own is twice as wide: most pictures are hard for both models.
     assert of_kept["estimate"] == kept and of_kept["high"] - of_kept["low"] == pytest.approx(2 * half_width, rel=0.12)
     assert found.loc["accuracy", "high"] - found.loc["accuracy", "low"] > 1.5 * (of_kept["high"] - of_kept["low"])
+    near = squared_distances(scored.attributions, labels)
+    quotient, of_error = math.sqrt(near.mean() / far.mean()), found.loc["normalized_e_rmse"]
+    half_width = NORMAL_975 * quotient / 2 * (near / near.mean() - far / far.mean()).std() / math.sqrt(60)
+    assert of_error["estimate"] == pytest.approx(quotient) and of_error["high"] - of_error["low"] == pytest.approx(2 * half_width, rel=0.15)
     pd.testing.assert_frame_equal(point.intervals().set_index("score"), found, check_exact=True)
 
 
@@ -99,11 +104,13 @@ def test_a_point_without_what_a_score_needs_has_no_interval_of_it():
     labels = np.random.default_rng(9).normal(size=(1, 16))
     scored = Scored(0 * labels, labels, np.eye(16) > 0, labels.sum(1), labels.sum(1)[:, None] - labels, np.array([True, False, False]))
     names = {"source_domain": "a", "target_domain": "b"}
-    found = ScoredPoint(names, scored, np.zeros(3, dtype=bool)).intervals().set_index("score")
+    found = ScoredPoint(names, scored, {"accuracy": np.zeros(3), "e_rmse": np.ones(2)}).intervals().set_index("score")
     assert list(found.index) == ["accuracy", "e_rmse", "e_rmse_at_best_scale", "infidelity"]
     assert found.loc["e_rmse", "n"] == 1 and math.isnan(found.loc["e_rmse", "low"])
     # One right answer of the reference: three in ten of the resamples are without it.
-    rare, same = (ScoredPoint(names, scored, np.arange(3) == right).intervals().set_index("score") for right in (1, 0))
+    rare, same = (
+        ScoredPoint(names, scored, {"accuracy": 1.0 * (np.arange(3) == right)}).intervals().set_index("score") for right in (1, 0)
+    )
     assert np.isfinite(rare.loc["normalized_accuracy", ["low", "high"]].astype(float)).all()
     assert same.loc["normalized_accuracy", ["low", "high"]].to_list() == [1.0, 1.0]
 

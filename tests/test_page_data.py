@@ -52,6 +52,16 @@ def test_every_pair_has_its_scores_its_references_and_its_cells(result, data):
         assert shown["artifacts"] == result.artifacts[source, target]
 
 
+def test_every_target_has_the_intervals_of_its_references(result, data):
+    rows = result.references.set_index(["domain", "reference"])
+    for target, shown in zip(data["targets"], data["reference_intervals"], strict=True):
+        low, high, n = shown["mean_map"]["iou_at_10"]
+        value = rows.loc[(target, "mean_map"), "iou_at_10"].item()
+        assert close(low, value - 0.04) and close(high, value + 0.06) and n == 40 and "chance" not in shown
+        for alpha in data["pairs"][0]["cells"]["alpha"]:
+            assert f"supervised {alpha}" in shown  # as the script asks for it
+
+
 def test_the_matrix_switches_between_all_scores_with_a_reading(result, data):
     columns = {column["name"]: column for column in data["columns"]}
     assert {score.name for score in SCORES if score.reading is not None} < set(columns)

@@ -1,12 +1,16 @@
 """report.html in a real browser: it opens without an error and asks for nothing, and switch, cells, slider and keys do what they say."""
 
+import math
+
 import chromium
+import numpy as np
 import pandas as pd
 import pytest
 from chromium import Browser
 from synthetic_result import DOMAINS, synthetic_result
 
 from sweep.report.page import write_report
+from sweep.report.references import REFERENCE_TITLES
 from sweep.report.tables import chosen_pairs
 
 if chromium.PROGRAM is None:
@@ -94,6 +98,13 @@ def test_a_cell_opens_its_pair_with_curves_and_keys_of_its_artifacts(page):
     below = page.evaluate("[...document.querySelectorAll('#pair-scores tr.of-own')].map((row) => row.textContent)")
     assert below[0].startswith(f"its 95 % interval[{pair['accuracy'] - 0.04:.3f}, {pair['accuracy'] + 0.06:.3f}]")
     assert below[1].startswith("over n test pictures120120")
+    of_target = RESULT.references[RESULT.references["domain"] == target]
+    for name, alpha in (("mean_map", math.nan), ("supervised", pair["alpha"])):
+        is_it = (of_target["reference"] == name) & (np.isclose(of_target["alpha"], alpha) | math.isnan(alpha))
+        error = of_target.loc[is_it, "e_rmse"].item()
+        has_title = f"(row) => row.firstChild.textContent === '{REFERENCE_TITLES[name]}'"
+        row = page.evaluate(f"[...document.querySelectorAll('#pair-scores tr')].find({has_title}).textContent")
+        assert f"{error:.3f}[{error - 0.04:.3f}, {error + 0.06:.3f}]" in row
 
 
 def test_the_slider_changes_the_transferred_map_and_no_other(page):

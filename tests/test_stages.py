@@ -57,12 +57,34 @@ def test_every_pair_has_the_intervals_of_its_scores_over_the_test_pictures(finis
     for pair in map(graph.pair, graph.config.pairs):
         cell, run = pair.chosen(store, "test"), pair.child_run(store)
         of_pair = result.intervals[result.intervals["target_domain"] == pair.transfer.target].set_index("score")
-        assert set(of_pair.index) == measured | {"normalized_accuracy"}
+        assert set(of_pair.index) == measured | {"normalized_accuracy", "normalized_e_rmse"}
         for score, row in of_pair.iterrows():
             assert row["estimate"] == cell[score] and row["low"] <= row["estimate"] <= row["high"]
             assert row["n"] == (12 if "accuracy" in score else 4)
             assert [run.metrics[f"{score}{end}"] for end in ("", "_low", "_high")] == row[["estimate", "low", "high"]].to_list()
         assert of_pair.loc["correlation", "low"] < of_pair.loc["correlation", "high"]
+
+
+def test_every_reference_has_the_intervals_of_its_scores_over_the_test_pictures(finished):
+    """Chance is an expectation, and the other domain's mean map the mean over several: of these no picture's score is known."""
+    store, graph, _ = finished
+    result = graph.result.load(store)
+    keys = ["domain", "reference", "alpha"]
+    rows = result.references.set_index(keys)
+    assert set(result.reference_intervals["reference"]) == set(result.references["reference"]) - {"chance", "other_mean_map"}
+    for key, found in result.reference_intervals.groupby(keys, dropna=False):
+        row, of_score = rows.loc[key], found.set_index("score")
+        assert set(of_score.index) == set(row.dropna().index)
+        for score, interval in of_score.iterrows():
+            assert interval["estimate"] == pytest.approx(row[score], rel=1e-12)
+            assert interval["low"] <= interval["estimate"] <= interval["high"]
+    of_target = result.reference_intervals[result.reference_intervals["domain"] == "clean_digits"].set_index(["reference", "score"])
+    assert of_target.loc[("prediction_only", "normalized_e_rmse"), ["low", "high"]].to_list() == [1.0, 1.0]
+    assert of_target.loc[("supervised", "accuracy"), "n"] == 12 and of_target.loc[("grad_cam", "correlation"), "n"] == 4
+    run = graph.reference("clean_digits").child_run(store)
+    assert [run.metrics[f"supervised_alpha_0.5.correlation_{end}"] for end in ("low", "high")] == of_target.loc[
+        ("supervised", "correlation"), ["low", "high"]
+    ].to_list()
 
 
 def test_what_objectives_would_have_chosen_is_told_where_it_is_asked_for(finished):

@@ -77,10 +77,11 @@ def standing_meaning() -> str:
 INTERVAL_MEANINGS = {
     "over targets": "Of means: Student's t over the targets, each by its mean over the sources that are told together. It says what other "
     "target domains would change; the seed is one.",
-    "over test pictures": "Of one pair's scores: a bootstrap (BCa) over the n test pictures of its target that the score was measured on, "
-    "all for accuracies, else the labelled ones. It says what other pictures would change for this one model, chosen as it is, against "
-    "these labels: not another seed, target or draw of labels, nor that a pair was picked by its score. Pairs of one target share its "
-    "pictures, so that two of them can be told apart where their intervals overlap. Where all pictures agree, as at an accuracy of 1, it "
+    "over test pictures": "Of one pair's scores, and of a reference's: a bootstrap (BCa) over the n test pictures of its target that the "
+    "score was measured on, all for accuracies, else the labelled ones; of a normalised score over the pictures of both models. It says "
+    "what other pictures would change for this one model, chosen as it is, against these labels: not another seed, target or draw of "
+    "labels, nor that a pair was picked by its score. Pairs and references of one target share its pictures, so that two of them can be "
+    "told apart where their intervals overlap. Where all pictures agree, as at an accuracy of 1, it "
     "has no width, which is no certainty.",
     "over seeds": "With --seeds N, where the seeds end: Student's t over N trainings, labellings and searches on the same pictures and "
     "domains.",

@@ -27,6 +27,7 @@ from sweep.report.tables import (
     curve_split,
     headline,
     intervals_of_pairs,
+    intervals_of_references,
     known_references,
     matrix,
 )
@@ -58,6 +59,9 @@ def page_data(result: SweepResult) -> dict[str, Any]:
             ]
             for reference in known_references(result)
         },
+        "reference_intervals": [
+            {name: _intervals(of) for name, of in intervals_of_references(result, target).items()} for target in result.targets
+        ],
         "pairs": _pairs(result, pairs, references),
         "examples": [_example(result, example) for example in result.examples],
     }
@@ -95,7 +99,7 @@ def _pairs(result: SweepResult, pairs: pd.DataFrame, references: pd.DataFrame) -
                 "target": result.targets.index(key[1]),
                 **{name: _number(pair[name]) for name in ("alpha", "lambda1", "lambda2", "trial", "attribution_scale")},
                 "scores": _numbers({name: pair[name] for name in SCORE_COLUMNS}),
-                "intervals": {i.score: [_number(i.low), _number(i.high), i.n] for i in intervals.get(key, {}).values()},
+                "intervals": _intervals(intervals.get(key, {})),
                 "similarities": _numbers({n: pair[n] for n in ("similarity_prediction_only", "similarity_explainability")}),
                 "references": {row["reference"]: _numbers({n: row[n] for n in SCORE_COLUMNS}) for row in bars[key].to_dict("records")},
                 **({MERGE_COLUMN: pair[MERGE_COLUMN]} if MERGE_COLUMN in pair else {}),
@@ -104,6 +108,11 @@ def _pairs(result: SweepResult, pairs: pd.DataFrame, references: pd.DataFrame) -
             }
         )
     return found
+
+
+def _intervals(of_scores: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """Score -> low, high and n."""
+    return {score: [_number(row.low), _number(row.high), row.n] for score, row in of_scores.items()}
 
 
 def _example(result: SweepResult, example: Example) -> dict[str, Any]:

@@ -31,6 +31,7 @@ SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
 
 CONVERGENCE_COLUMNS = ("target_domain", "budget", "picture", "iou_at_10")
 INTERVAL_COLUMNS = (*PAIR_COLUMNS, "score", "estimate", "low", "high", "n")
+REFERENCE_INTERVAL_COLUMNS = ("domain", "reference", "alpha", "score", "estimate", "low", "high", "n")
 
 SPLITS = ("validation", "test")
 
@@ -42,6 +43,7 @@ FRAMES = {
     "objectives": OBJECTIVE_COLUMNS,
     "convergence": CONVERGENCE_COLUMNS,
     "intervals": INTERVAL_COLUMNS,
+    "reference_intervals": REFERENCE_INTERVAL_COLUMNS,
 }
 """The tables of a result and their columns."""
 
@@ -59,7 +61,7 @@ _BOUNDS = {
 RESULT = "result.json"
 """The file of all that is no table."""
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 5
+_FORMAT = 6
 
 Scalar = str | int | float | bool | None
 
@@ -84,7 +86,8 @@ class SweepResult:
     objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
     convergence: CONVERGENCE_COLUMNS, IoU@10 of Kernel SHAP with the test labels of some pictures, over its budget; may be empty.
     intervals: INTERVAL_COLUMNS, 95 % intervals of the chosen points' scores over the n test pictures that each was measured on, the model
-    and the labels being what they are; may be empty.
+    and the labels being what they are; may be empty. reference_intervals: REFERENCE_INTERVAL_COLUMNS, the same of the references, those
+    but chance and the other domain's mean map.
     artifacts: of a pair, what its numbers were made from -> the key of that artifact in the store; may be of no pair.
     A score that is undefined is NaN, never infinite. provenance: flat; must hold `select`.
     Raises ResultError, a ValueError.
@@ -105,6 +108,7 @@ class SweepResult:
     objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
     convergence: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)))
     intervals: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INTERVAL_COLUMNS)))
+    reference_intervals: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REFERENCE_INTERVAL_COLUMNS)))
     artifacts: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,6 +134,7 @@ class SweepResult:
         _check_unique("references", self.references, ["domain", "reference", "alpha"])
         _check_unique("similarities", self.similarities, [*PAIR_COLUMNS, "alpha"])
         _check_unique("intervals", self.intervals, [*PAIR_COLUMNS, "score"])
+        _check_unique("reference_intervals", self.reference_intervals, ["domain", "reference", "alpha", "score"])
         for example in self.examples:
             for source in (example.source_domain, *example.over_lambda):
                 if example.domain not in self.targets or source not in self.sources:
@@ -244,7 +249,7 @@ def _checked_frame(
     frame = frame.loc[:, list(columns)].reset_index(drop=True).copy()
     for column in columns:
         is_null = frame[column].isna()
-        is_nullable = column in _NULLABLE_COLUMNS or (name in ("references", "source_models") and column == "alpha")
+        is_nullable = column in _NULLABLE_COLUMNS or (name in ("references", "reference_intervals", "source_models") and column == "alpha")
         if is_null.any() and not is_nullable:
             raise ResultError(f"{name}.{column} has {is_null.sum()} empty values")
         if column in _STRING_COLUMNS:

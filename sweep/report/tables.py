@@ -92,6 +92,15 @@ def intervals_of_pairs(result: SweepResult) -> dict[tuple[str, str], dict[str, A
     return found
 
 
+def intervals_of_references(result: SweepResult, target: str) -> dict[str, dict[str, Any]]:
+    """Reference -> score -> its row of the intervals over the target's test pictures; of one with an alpha the name ends in it."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in result.reference_intervals[result.reference_intervals["domain"] == target].itertuples():
+        name = row.reference if math.isnan(row.alpha) else f"{row.reference} {row.alpha:.4g}"
+        found.setdefault(name, {})[row.score] = row
+    return found
+
+
 def pair_references(result: SweepResult) -> pd.DataFrame:
     """For every finished pair and reference, the reference's scores on the pair's target domain.
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from core.attribution_head import COSINE
 from core.explainers.explainer import EXPLAINERS, Explainer
-from core.metrics import SCORES, Scores
+from core.metrics import SCORES, Array, Scored, Scores, attribution_scores, per_picture_scores
 from core.model import SelfExplainingClassifier
+from sweep.stages.intervals import PER_PICTURE, load_per_picture, save_per_picture
 from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
 from sweep.stages.stage import Stage
@@ -29,7 +30,7 @@ class ExplainerScores(Stage):
     """
 
     kind = "explainer_scores"
-    version = 1
+    version = 2
     uses_device = True
 
     model: ModelScores
@@ -51,18 +52,23 @@ class ExplainerScores(Stage):
         validation, test = (
             SplitEvaluator(store, model.pictures, labels, model.preprocessing, model.device) for labels in (model.validation, model.test)
         )
-        accuracy = model.load(store, "test")["accuracy"]
-        scores: dict[str, Scores] = {}
+        is_correct = model.per_picture(store)["accuracy"] > 0
+        scored: dict[str, Scored] = {}
         scales: dict[str, float] = {}
         for name, explainer in EXPLAINERS.items():
             scales[name] = validation.map_scale(COSINE, _maps(explainer, classifier, validation))
-            scores[name] = {**test.map_scores(scales[name] * _maps(explainer, classifier, test)), "accuracy": accuracy}
-        (directory / "scores.json").write_text(json.dumps(scores))
+            scored[name] = test.scored(scales[name] * _maps(explainer, classifier, test), is_correct)
+        (directory / "scores.json").write_text(json.dumps({name: dict(attribution_scores(found)) for name, found in scored.items()}))
+        save_per_picture(directory, {name: per_picture_scores(found) for name, found in scored.items()})
         return {"scales": scales}
 
     def load(self, store: Store) -> dict[str, Scores]:
         """Scores on test by the explainer's name."""
         return dict(self.artifact(store).read_json("scores.json"))
+
+    def per_picture(self, store: Store) -> dict[str, dict[str, Array]]:
+        """Of every test picture, by the explainer's name."""
+        return load_per_picture(self.artifact(store).path(PER_PICTURE))
 
 
 def _maps(explainer: Explainer, classifier: SelfExplainingClassifier, evaluator: SplitEvaluator) -> np.ndarray:

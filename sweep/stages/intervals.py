@@ -1,54 +1,90 @@
-"""How sure a point's scores are, the pictures of its split being a sample of the domain: intervals without another pass of a model."""
+"""How sure scores on test are, the pictures being a sample of the domain: intervals without another pass of a model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from core.metrics import SCORE_NAMED, PictureMean, Scored, per_picture_scores
-from core.statistics import bootstrap_interval
+from core.metrics import SCORE_NAMED, SCORES, Array, PictureMean, Scored, per_picture_scores
+from core.statistics import Interval, bootstrap_interval
 from sweep.report.result import INTERVAL_COLUMNS, PAIR_COLUMNS
 from sweep.stages.objectives import Cell
 
 NUM_RESAMPLES = 1000
 """The width is then known to 4 %, and a pair of the miniature takes 30 ms of a processor."""
+PER_PICTURE = "per_picture.npz"
+
+PictureScores = Mapping[str, Array]
+"""Name of a measured score -> its value for each picture, as `per_picture_scores` gives them."""
+
+
+def score_intervals(values: PictureScores, prediction_only: PictureScores) -> dict[str, Interval]:
+    """Of every score that is a function of a mean over pictures, and of its normalised form, in the order of the results' columns.
+
+    A normalised score has one where both models were seen on the same pictures.
+    """
+    found = {}
+    for score in SCORES:
+        name = score.numerator or score.name
+        own, reference = values.get(name), prediction_only.get(name)
+        if own is None:
+            continue
+        function = SCORE_NAMED[name].function
+        assert isinstance(function, PictureMean)
+        if score.numerator is None:
+            found[score.name] = bootstrap_interval(own, function.of_pictures, num_resamples=NUM_RESAMPLES)
+        elif reference is not None and len(reference) == len(own) and reference.any():
+            both = np.stack([own, reference])
+            found[score.name] = bootstrap_interval(both, _Quotient(function), num_resamples=NUM_RESAMPLES)
+    return found
+
+
+@dataclass(frozen=True)
+class _Quotient:
+    """A score of one model divided by that of another on the same pictures. [..., N] each -> [...]"""
+
+    score: PictureMean
+
+    def __call__(self, own: Array, reference: Array) -> Array:
+        """Where resamples have no picture that the reference has right, half a picture stands for it."""
+        value, divisor, half = self.score.of_pictures(own), self.score.of_pictures(reference), 0.5 / reference.shape[-1]
+        return np.where(divisor > 0, value / np.where(divisor > 0, divisor, half), 1 + value / half)
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredPoint:
     """A point's cell, and what its scores were computed from.
 
-    prediction_only_is_correct: bool [N], the pictures of the split that the target's prediction-only model classifies rightly.
+    prediction_only: the same of the target's prediction-only model on the same pictures, as far as it is known.
     """
 
     cell: Cell
     scored: Scored
-    prediction_only_is_correct: np.ndarray
+    prediction_only: PictureScores
 
     def intervals(self) -> pd.DataFrame:
-        """INTERVAL_COLUMNS: of every score that is a function of a mean over pictures, and of the normalised accuracy.
-
-        Both models of a normalised score must be seen on the same pictures. Of the prediction-only one only the answers are at hand, so
-        that a normalised error has no interval.
-        """
-        found = {}
-        for name, values in per_picture_scores(self.scored).items():
-            score = SCORE_NAMED[name].function
-            assert isinstance(score, PictureMean)
-            found[name] = bootstrap_interval(values, score.of_pictures, num_resamples=NUM_RESAMPLES)
-        if self.scored.is_correct is not None and self.prediction_only_is_correct.any():
-            both = np.stack([self.scored.is_correct, self.prediction_only_is_correct])
-            found["normalized_accuracy"] = bootstrap_interval(both, _share_kept, num_resamples=NUM_RESAMPLES)
+        """INTERVAL_COLUMNS."""
         pair = [self.cell[column] for column in PAIR_COLUMNS]
-        in_order = [(name, found[name]) for name in SCORE_NAMED if name in found]
-        rows = [(*pair, name, interval.estimate, interval.low, interval.high, interval.n) for name, interval in in_order]
+        found = score_intervals(per_picture_scores(self.scored), self.prediction_only)
+        rows = [(*pair, name, interval.estimate, interval.low, interval.high, interval.n) for name, interval in found.items()]
         return pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))
 
 
-def _share_kept(is_correct: np.ndarray, reference_is_correct: np.ndarray) -> np.ndarray:
-    """The quotient of two accuracies. Where resamples have nothing that the reference has right, half a picture stands for it."""
-    own, reference = is_correct.mean(axis=-1), reference_is_correct.mean(axis=-1)
-    half = 0.5 / is_correct.shape[-1]
-    return np.where(reference > 0, own / np.maximum(reference, half), 1 + own / half)
+def save_per_picture(directory: Path, values: Mapping[str, PictureScores]) -> None:
+    """Write PER_PICTURE: of each of some references the pictures' scores."""
+    arrays = {f"{reference}/{score}": np.asarray(found, np.float64) for reference, of in values.items() for score, found in of.items()}
+    np.savez_compressed(directory / PER_PICTURE, **arrays)  # type: ignore[arg-type]
+
+
+def load_per_picture(path: Path) -> dict[str, dict[str, Array]]:
+    """What `save_per_picture` wrote."""
+    found: dict[str, dict[str, Array]] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            reference, _, score = name.rpartition("/")
+            found.setdefault(reference, {})[score] = arrays[name]
+    return found

@@ -74,7 +74,7 @@ class PairSearch(Stage):
     """
 
     kind = "pair"
-    version = 5
+    version = 6
     engine = "trials"
     uses_device = True
     unit = "pairs"

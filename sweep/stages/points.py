@@ -18,7 +18,7 @@ from core.task_vectors import TaskVector, Weights
 from sweep.experiment.config import Device, SearchSettings
 from sweep.report.result import MERGE_COLUMN
 from sweep.stages.coefficients import LearnedCoefficients
-from sweep.stages.intervals import ScoredPoint
+from sweep.stages.intervals import PictureScores, ScoredPoint
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
 from sweep.stages.objectives import Cell, Evaluate
@@ -163,7 +163,7 @@ class Points:
                 "few_labels_e_rmse": e_rmse(attributions[:few], found.evaluator.labels.attributions[:few]),
                 **with_normalized(attribution_scores(scored), found.prediction_only),
             }
-            return ScoredPoint(cell, scored, found.is_correct)
+            return ScoredPoint(cell, scored, found.prediction_only_per_picture)
 
         return evaluate
 
@@ -174,7 +174,9 @@ class Points:
             evaluator = SplitEvaluator(self._store, transfer.pictures, labels, transfer.preprocessing, transfer.device)
             self._classifier.visual.load_state_dict(self._task.apply_to(self._base))
             logits, _ = evaluator.outputs(self._classifier)
-            self._splits[split] = _Split(evaluator, transfer.prediction_only.load(self._store, split), evaluator.is_correct(logits))
+            scores = transfer.prediction_only.load(self._store, split)
+            per_picture = transfer.prediction_only.per_picture(self._store) if split == "test" else {}
+            self._splits[split] = _Split(evaluator, scores, per_picture, evaluator.is_correct(logits))
         return self._splits[split]
 
 
@@ -193,10 +195,13 @@ def _evidence(store: Store, stages: Sequence[EvidenceStage]) -> Evidence:
 
 @dataclass(frozen=True)
 class _Split:
-    """A split, and how the prediction-only model does on it: its scores, and the pictures [N] that it classifies rightly."""
+    """A split, and how the prediction-only model does on it: its scores, those of the test pictures one by one, and the pictures [N] that
+    it classifies rightly.
+    """
 
     evaluator: SplitEvaluator
     prediction_only: Scores
+    prediction_only_per_picture: PictureScores
     is_correct: np.ndarray
 
     def accuracy_bound(self, is_correct: np.ndarray, confidence: float) -> float | None:

@@ -40,7 +40,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 9
+    version = 10
 
     command: str
     config: SweepConfig
@@ -80,6 +80,7 @@ class Result(Stage):
             objectives=self._objectives(store),
             convergence=pd.concat([pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)), *(c.load(store) for c in self.convergence)]),
             intervals=pd.concat([pair.intervals(store) for pair in self.pairs], ignore_index=True),
+            reference_intervals=pd.concat([reference.intervals(store) for reference in self.references], ignore_index=True),
             examples=tuple(example for examples in self.examples for example in examples.load(store)),
             artifacts=self._artifacts(store),
         )

@@ -74,10 +74,10 @@ class SplitEvaluator:
             pixels = self._pictures.pixels.range(start, stop).to(self._device)
             yield self._preprocessing.normalise(pixels), torch.from_numpy(self._pictures.class_ids[start:stop]).to(self._device)
 
-    def scores(self, classifier: SelfExplainingClassifier) -> Scores:
-        """Every score of a model."""
+    def scored_model(self, classifier: SelfExplainingClassifier) -> Scored:
+        """What a model is scored from."""
         logits, attributions = self.outputs(classifier)
-        return self.map_scores(attributions, are_correct(logits, self._pictures.class_ids))
+        return self.scored(attributions, self.is_correct(logits))
 
     def is_correct(self, logits: np.ndarray) -> np.ndarray:
         """Which pictures are classified rightly. [N, C] -> bool [N]"""
@@ -90,10 +90,6 @@ class SplitEvaluator:
     def scored(self, attributions: np.ndarray, is_correct: np.ndarray | None = None) -> Scored:
         """What attributions [L, M] (or one map [M] for all pictures) are scored from."""
         return scored_maps(self.labels, self._removed, attributions, is_correct)
-
-    def map_scores(self, attributions: np.ndarray, is_correct: np.ndarray | None = None) -> Scores:
-        """Their scores, without a model."""
-        return attribution_scores(self.scored(attributions, is_correct))
 
 
 def map_scores(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from core.finetune import Recipe
-from core.metrics import SCORES, Scores
+from core.metrics import SCORES, Array, Scores, attribution_scores, per_picture_scores
 from core.model import Preprocessing
 from core.side_head import SideHead, fit_side_head
 from core.training_data import TrainingData
+from sweep.stages.intervals import PER_PICTURE, load_per_picture, save_per_picture
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier, Rows
 from sweep.stages.pictures import Pictures
@@ -81,8 +82,9 @@ class FittedSideHead(Stage):
 class SideHeadScores(Stage):
     """Scores on test of a side head's maps. The accuracy is that of the model it stands beside."""
 
+    reference: ClassVar[str] = "side_head"
     kind = "side_head_scores"
-    version = 1
+    version = 2
     uses_device = True
 
     side_head: FittedSideHead
@@ -105,9 +107,14 @@ class SideHeadScores(Stage):
         classifier = self.side_head.classifier.load(store)
         evaluator = SplitEvaluator(store, model.pictures, model.test, model.preprocessing, model.device)
         maps = np.concatenate([side_head.maps(classifier, *batch).float().cpu().numpy() for batch in evaluator.labelled()])
-        scores = {**evaluator.map_scores(maps), "accuracy": model.load(store, "test")["accuracy"]}
-        (directory / "scores.json").write_text(json.dumps(scores))
+        scored = evaluator.scored(maps, model.per_picture(store)["accuracy"] > 0)
+        (directory / "scores.json").write_text(json.dumps(dict(attribution_scores(scored))))
+        save_per_picture(directory, {self.reference: per_picture_scores(scored)})
 
     def load(self, store: Store) -> Scores:
         """On test."""
         return dict(self.artifact(store).read_json("scores.json"))
+
+    def per_picture(self, store: Store) -> dict[str, Array]:
+        """Of every test picture."""
+        return load_per_picture(self.artifact(store).path(PER_PICTURE))[self.reference]

@@ -36,7 +36,15 @@ function pointText(row, ...names) {
 
 // Of a score on test, over the test pictures.
 function intervalText(pair, name) {
-  const [low, high] = pair.intervals[name] ?? [];
+  return rangeText(pair.intervals[name]);
+}
+
+function referenceIntervalText(pair, reference, name) {
+  const of = data.reference_intervals[pair.target];
+  return rangeText((of[reference] ?? of[`${reference} ${pair.alpha}`])?.[name]);
+}
+
+function rangeText([low, high] = []) {
   return isNumber(low) ? `[${shown(low)}, ${shown(high)}]` : "";
 }
 
@@ -119,18 +127,22 @@ function scoreTable(pair) {
   const scores = data.scores.filter((score) => isNumber(pair.scores[score.name]));
   const references = Object.keys(pair.references).filter((name) => scores.some((score) => isNumber(pair.references[name][score.name])));
   const row = (name, text, kind = null) => element("tr", { class: kind }, element("td", { class: "name" }, name),
-    ...scores.map((score) => element("td", {}, text(score.name))));
+    ...scores.map((score) => element("td", {}, ...[text(score.name)].flat())));
+  const withInterval = (reference) => (name) => {
+    const range = referenceIntervalText(pair, reference, name);
+    return [shown(pair.references[reference][name]), ...(range ? [element("br"), element("small", {}, range)] : [])];
+  };
   const valueOf = (values) => (name) => shown(values[name]);
   const intervals = Object.keys(pair.intervals).length ? [
     row("its 95 % interval", (name) => intervalText(pair, name) || shown(null), "of-own"),
     row("over n test pictures", (name) => pair.intervals[name]?.[2] ?? shown(null), "of-own")] : [];
-  const meaning = intervals.length ? element("p", { class: "quiet" }, "The interval is over these n test pictures, for this one model and these "
-    + "labels: neither over targets nor over seeds (see the definitions at the end of the page).") : null;
+  const meaning = intervals.length ? element("p", { class: "quiet" }, "The intervals are over these n test pictures (of the label ceiling over those "
+    + "that were labelled twice), for these models and these labels: neither over targets nor over seeds (see the definitions at the end of the page).") : null;
   const table = element("table", { id: "pair-scores" },
     element("caption", {}, "On the target's test pictures; supervised: at the pair's alpha."),
     element("thead", {}, element("tr", {}, element("th", { class: "name" }, "model"), ...scores.map((s) => element("th", { scope: "col" }, s.title)))),
     element("tbody", {}, row("transferred", valueOf(pair.scores), "own"), ...intervals,
-      ...references.map((name) => row(data.titles[name], valueOf(pair.references[name])))));
+      ...references.map((name) => row(data.titles[name], withInterval(name)))));
   return element("div", {}, element("div", { class: "scroll" }, table), meaning);
 }
 
