@@ -14,7 +14,7 @@ from core.attribution_head import AttributionHead
 from core.games.attribution_labels import perturbations
 from core.games.learned_coefficients import learn_coefficients
 from core.losses import shape_loss
-from core.merging.atlas import Atlas
+from core.merging.atlas import Atlas, AtlasRows
 from core.merging.rule import Evidence
 from core.model import SelfExplainingClassifier
 from core.task_vectors import TaskVector, TaskVectorError
@@ -43,6 +43,16 @@ def test_every_tensor_is_multiplied_by_its_own_coefficient():
         Atlas().edited_on("cpu", star, star, Evidence(coefficients={**coefficients, "proj": torch.ones(4)}))
     with pytest.raises(TaskVectorError, match="1 names differ"):
         Atlas().edited_on("cpu", star, star, Evidence(coefficients={"proj": torch.tensor(1.0)}))
+
+
+def test_every_row_may_have_a_coefficient_of_its_own():
+    star = TaskVector({"conv1.weight": torch.ones(2, 3, 1, 1), "proj": torch.full((2,), 2.0)}, "b")
+    coefficients = {"conv1.weight": torch.tensor([0.5, -2.0]).view(2, 1, 1, 1), "proj": torch.tensor(-1.0)}
+    edited = AtlasRows().edited_on("cpu", star, star, Evidence(coefficients=coefficients)).weights
+    assert edited["conv1.weight"].flatten().tolist() == [0.5] * 3 + [-2.0] * 3 and edited["proj"].tolist() == [-2.0] * 2
+    columns = {**coefficients, "conv1.weight": torch.ones(1, 3, 1, 1)}
+    with pytest.raises(TaskVectorError, match=r"conv1.weight has shape \[2, 1, 1, 1\] in one model and \[1, 3, 1, 1\]"):
+        AtlasRows().edited_on("cpu", star, star, Evidence(coefficients=columns))
 
 
 def test_the_loss_is_the_partial_correlation_given_the_size_of_what_is_removed():
@@ -84,6 +94,11 @@ def test_coefficients_are_learned_on_pictures_without_any_label(base, classifier
     assert found.values.shape == (1, len(before)) and found.losses[-1] < found.losses[0]
     unlabelled = learn_coefficients(classifier, replace(data, class_ids=torch.zeros_like(data.class_ids)), vector, rule)
     assert torch.equal(found.values, unlabelled.values)
+    by_row = learn_coefficients(classifier, data, vector, AtlasRows(num_steps=6, num_pictures=4))
+    assert by_row.losses[-1] < by_row.losses[0]
+    matrices = [name for name, weight in before.items() if weight.dim() > 1]
+    assert all(by_row.of_vector(0)[name].shape[0] == len(before[name]) for name in matrices)
+    assert by_row.values.unique().numel() > len(before)
     assert all(torch.equal(weight, before[name]) and weight.grad is None for name, weight in classifier.visual.named_parameters())
     with pytest.raises(ValueError, match="no pictures to learn coefficients on"):
         learn_coefficients(classifier, replace(data, class_ids=data.class_ids[:0]), vector, rule)

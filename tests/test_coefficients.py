@@ -43,7 +43,7 @@ def least_squares(names: list[str]) -> np.ndarray:
 def test_a_quadratic_loss_gives_least_squares_for_every_tensor():
     found = fit_coefficients(START, VECTORS, distance, num_steps=250)
     assert found.values.shape == (2, 4)
-    for name, column in found.group_of.items():
+    for name, column in found.columns_of.items():
         assert np.abs(found.values[:, column].numpy() - least_squares([name])).max() < 1e-3
     assert found.losses[-1] < found.losses[0] == pytest.approx(distance(START, 0).item())
     combined = found.combined(VECTORS)
@@ -56,8 +56,25 @@ def test_blocks_share_coefficients():
     found = fit_coefficients(START, VECTORS, distance, grouping="block", num_steps=250)
     first, last = ["conv1.weight", "transformer.resblocks.0.ln_1.bias"], ["transformer.resblocks.1.ln_1.bias", "proj"]
     for column, names in enumerate((first, last)):
-        assert {found.group_of[name] for name in names} == {column}
+        assert {int(found.columns_of[name]) for name in names} == {column}
         assert np.abs(found.values[:, column].numpy() - least_squares(names)).max() < 1e-3
+
+
+def test_every_row_of_a_matrix_gets_its_own_least_squares_and_a_bias_one_for_all():
+    found = fit_coefficients(START, VECTORS, distance, grouping="row", num_steps=400)
+    assert found.values.shape == (2, 4 + 1 + 1 + 3) and found.of_vector(0)["conv1.weight"].shape == (4, 1)
+    for name, shape in SHAPES.items():
+        rows = range(shape[0]) if len(shape) > 1 else [slice(None)]
+        for row in rows:
+            columns = np.stack([v.weights[name][row].numpy().ravel() for v in VECTORS], 1)
+            best = np.linalg.lstsq(columns, (GOAL[name] - START[name])[row].numpy().ravel(), rcond=None)[0]
+            own = [found.of_vector(t)[name].flatten()[row if len(shape) > 1 else 0].item() for t in (0, 1)]
+            assert np.abs(own - best).max() < 1e-2, (name, row)
+    combined, coefficients = found.combined(VECTORS), [found.of_vector(t) for t in (0, 1)]
+    for name in SHAPES:
+        expected = sum(c[name] * v.weights[name] for c, v in zip(coefficients, VECTORS, strict=True))
+        assert torch.allclose(combined.weights[name], expected)
+    assert distance(combined.apply_to(START), 0).item() == pytest.approx(found.losses[-1], rel=1e-3)
 
 
 def test_no_step_is_the_start_or_addition_and_inputs_stay():

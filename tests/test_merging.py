@@ -119,7 +119,7 @@ def test_a_rule_is_its_text_and_its_search_space_holds_values_that_it_takes(rule
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("substraction", "unknown merge rule 'substraction': choose among addition, atlas, dare, "),
+        ("substraction", "unknown merge rule 'substraction': choose among addition, atlas, atlas_rows, dare, "),
         ("addition:scale=2", "addition has no parameter 'scale': it has none"),
         ("lines:frist=0.1", "lines has no parameter 'frist': it has first, last"),
         ("lines:first", "gives no value for 'first': write lines:first=VALUE,last=VALUE"),

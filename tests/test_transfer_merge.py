@@ -18,7 +18,7 @@ from transfers import CLASS_NAMES, stacked, transfer, write_checkpoint, write_pi
 from core.attribution_head import AttributionHead
 from core.games.learned_coefficients import learn_coefficients
 from core.low_rank import LowRankVector
-from core.merging.atlas import Atlas
+from core.merging.atlas import Atlas, AtlasRows
 from core.merging.rule import Evidence
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.sensitivity import class_fisher, class_gradient
@@ -32,7 +32,7 @@ from sweep.stages.graph import SweepGraph
 from sweep.store.artifacts import Store
 
 NAMES = ["--class-names", *CLASS_NAMES]
-RULES = {**MERGE_RULES, "atlas": Atlas(num_steps=4)}  # a short fit
+RULES = {**MERGE_RULES, "atlas": Atlas(num_steps=4), "atlas_rows": AtlasRows(num_steps=4)}  # short fits
 EVERY_RULE = pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for name, rule in RULES.items()])
 
 

@@ -20,8 +20,6 @@ from core.model import Explained, SelfExplainingClassifier
 from core.task_vectors import TaskVector
 from core.training_data import TrainingData, batches
 
-NUM_LEARNED_ON = 64
-"""That coefficients are learned on: there is one coefficient a tensor, far fewer than values of the game."""
 BATCH_SIZE = 32
 
 
@@ -30,14 +28,14 @@ def learn_coefficients(
 ) -> Coefficients:
     """Coefficients of an explainability vector for the prediction-only model that `classifier` is, as `rule` says.
 
-    classifier: on its device, with the head whose maps are meant; it stays as it is. data: NUM_LEARNED_ON of its pictures, drawn with the
-    seed as the batches are; all, where there are fewer; no label is read. Raises ValueError where there are no pictures, TaskVectorError
-    where classifier and vector differ in shape, FloatingPointError where the fit diverges.
+    classifier: on its device, with the head whose maps are meant; it stays as it is. data: the rule's number of its pictures, drawn
+    with the seed as the batches are; all, where there are fewer; no label is read. Raises ValueError where there are no pictures,
+    TaskVectorError where classifier and vector differ in shape, FloatingPointError where the fit diverges.
     """
     if not len(data):
         raise ValueError("no pictures to learn coefficients on: give at least one")
     device = classifier.head.device
-    (batch,) = data.take([torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:NUM_LEARNED_ON]])
+    (batch,) = data.take([torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: rule.num_pictures]])
     game = Calibration.play(classifier, batch.pixels, data.preprocessing)
     removed, class_ids = torch.from_numpy(game.removed).float().to(device), torch.from_numpy(game.class_ids).to(device)
     changes = torch.from_numpy(game.value_full[:, None] - game.perturbation_values).to(device)
@@ -51,4 +49,6 @@ def learn_coefficients(
         return combined_loss(classification_loss(explained.logits, class_ids[some]), explanation, 1.0 - rule.explanation_weight)
 
     start = {name: weight.detach() for name, weight in classifier.visual.named_parameters()}
-    return fit_coefficients(start, [vector], loss, num_steps=rule.num_steps, learning_rate=rule.learning_rate, initial=1.0)
+    return fit_coefficients(
+        start, [vector], loss, grouping=rule.grouping, num_steps=rule.num_steps, learning_rate=rule.learning_rate, initial=1.0
+    )

@@ -1,10 +1,11 @@
-"""aTLAS: as much of each tensor as the target's own pictures ask for."""
+"""aTLAS: as much of each tensor, or of each of its rows, as the target's own pictures ask for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from core.merging.coefficients import Grouping
 from core.merging.rule import NO_EVIDENCE, Evidence, MergeRule, MergeRuleError, Need
 from core.task_vectors import TaskVector
 
@@ -19,21 +20,24 @@ class Atlas(MergeRule):
     it is searched: every value would be another fit.
 
     explanation_weight: of the explanation's part of the loss, in [0, 1]; the classes' part has the rest. num_steps, learning_rate: the
-    fit's.
+    fit's. num_pictures: that are learned on, where there are as many.
     """
 
     name: ClassVar[str] = "atlas"
     needs: ClassVar[tuple[Need, ...]] = ("coefficients",)
+    grouping: ClassVar[Grouping] = "tensor"
 
     explanation_weight: float = 0.5
     num_steps: int = 60
     learning_rate: float = 0.03
+    num_pictures: int = 64
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.explanation_weight <= 1.0:
             raise MergeRuleError(f"explanation_weight of {self.name} must lie in [0, 1], not {self.explanation_weight}")
-        if self.num_steps < 1:
-            raise MergeRuleError(f"num_steps of {self.name} must be at least 1, not {self.num_steps}")
+        for name in ("num_steps", "num_pictures"):
+            if getattr(self, name) < 1:
+                raise MergeRuleError(f"{name} of {self.name} must be at least 1, not {getattr(self, name)}")
         if not 0.0 < self.learning_rate < float("inf"):
             raise MergeRuleError(f"learning_rate of {self.name} must be a positive number, not {self.learning_rate}")
 
@@ -41,3 +45,18 @@ class Atlas(MergeRule):
         assert evidence.coefficients is not None
         weights = {name: evidence.coefficients[name] * star for name, star in explainability.weights.items()}
         return TaskVector(weights, explainability.base_fingerprint)
+
+
+@dataclass(frozen=True)
+class AtlasRows(Atlas):
+    """Each row of tau_star's matrices times a coefficient of its own: of all that leads to one neuron; other tensors as in `atlas`.
+
+    The authors go below the tensor too, with random parts of it (aTLAS x K); a row is a part that means something. These are
+    some hundred times as many coefficients, so that it learns on more pictures, and longer.
+    """
+
+    name: ClassVar[str] = "atlas_rows"
+    grouping: ClassVar[Grouping] = "row"
+
+    num_steps: int = 120
+    num_pictures: int = 256

@@ -13,8 +13,9 @@ from torch import Tensor
 from core.merging.depths import depths
 from core.task_vectors import TaskVector, TaskVectorError, Weights, check_same_weights
 
-Grouping = Literal["tensor", "block"]
-"""What has a coefficient of its own: every tensor, as in the paper, or every block (`core.merging.depths`), which is fewer to learn."""
+Grouping = Literal["tensor", "block", "row"]
+"""What has a coefficient of its own: every tensor, as in the paper, every block (`core.merging.depths`), which is fewer to learn, or every
+row of tensors of two and more dimensions, which is many more."""
 
 Loss = Callable[[dict[str, Tensor], int], Tensor]
 """(the image tower's weights, the step's number) -> a scalar that gradients flow through, as `torch.func.functional_call` makes it."""
@@ -24,20 +25,21 @@ Loss = Callable[[dict[str, Tensor], int], Tensor]
 class Coefficients:
     """One number for each of T vectors and each group of weights.
 
-    values: float32 [T, G]; group_of: weight's name -> its column; losses: the loss of each step that led here, before the step.
+    values: float32 [T, G]; columns_of: weight's name -> the columns that multiply it, int64 [] for the whole of it or [R, 1, ...] for its R
+    rows; losses: the loss of each step that led here, before the step.
     """
 
     values: Tensor
-    group_of: Mapping[str, int]
+    columns_of: Mapping[str, Tensor]
     losses: tuple[float, ...] = ()
 
     def of_vector(self, t: int) -> dict[str, Tensor]:
-        """Weight's name -> the coefficient of its group for the t-th vector, []."""
-        return {name: self.values[t, group].clone() for name, group in self.group_of.items()}
+        """Weight's name -> what multiplies it in the t-th vector, [] or [R, 1, ...]."""
+        return {name: self.values[t, columns].clone() for name, columns in self.columns_of.items()}
 
     def combined(self, vectors: Sequence[TaskVector]) -> TaskVector:
         """The sum over t of c[t, group] tau_t: one vector, to be added with a scaling coefficient of 1."""
-        return TaskVector(_combined(vectors, self.values, self.group_of), vectors[0].base_fingerprint)
+        return TaskVector(_combined(vectors, self.values, self.columns_of), vectors[0].base_fingerprint)
 
 
 def fit_coefficients(
@@ -64,27 +66,42 @@ def fit_coefficients(
     for vector in vectors:
         check_same_weights(start, vector.weights)
         vectors[0].check_same_base(vector)
-    group_of = depths(start) if grouping == "block" else {name: index for index, name in enumerate(start)}
     device = next(iter(start.values())).device
-    values = torch.full((len(vectors), max(group_of.values()) + 1), initial, device=device, requires_grad=True)
+    columns_of = {name: columns.to(device) for name, columns in _columns(start, grouping).items()}
+    num_groups = 1 + max(int(columns.max()) for columns in columns_of.values())
+    values = torch.full((len(vectors), num_groups), initial, device=device, requires_grad=True)
     on_device = [vector.to(device) for vector in vectors]
     optimizer = torch.optim.AdamW([values], lr=learning_rate, weight_decay=weight_decay)
     losses: list[float] = []
     for step in range(num_steps):
         optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
-        moved = _combined(on_device, values, group_of)
+        moved = _combined(on_device, values, columns_of)
         current = loss({name: weight + moved[name] for name, weight in start.items()}, step)
         losses.append(current.item())
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: lower the learning rate")
         (values.grad,) = torch.autograd.grad(current, values)
         optimizer.step()
-    return Coefficients(values.detach().cpu(), group_of, tuple(losses))
+    return Coefficients(values.detach().cpu(), {name: columns.cpu() for name, columns in columns_of.items()}, tuple(losses))
 
 
-def _combined(vectors: Sequence[TaskVector], values: Tensor, group_of: Mapping[str, int]) -> dict[str, Tensor]:
-    columns = values.unbind(1)
+def _columns(weights: Weights, grouping: Grouping) -> dict[str, Tensor]:
+    """Of each weight the columns of its coefficients, as `Coefficients` has them."""
+    if grouping == "block":
+        return {name: torch.tensor(depth) for name, depth in depths(weights).items()}
+    found: dict[str, Tensor] = {}
+    number = 0
+    for name, weight in weights.items():
+        by_row = grouping == "row" and weight.dim() > 1
+        rows = len(weight) if by_row else 1
+        columns = torch.arange(number, number + rows)
+        found[name] = columns.view(-1, *[1] * (weight.dim() - 1)) if by_row else columns[0]
+        number += rows
+    return found
+
+
+def _combined(vectors: Sequence[TaskVector], values: Tensor, columns_of: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: torch.tensordot(columns[group_of[name]].to(weight.device), torch.stack([v.weights[name] for v in vectors]), dims=1)
-        for name, weight in vectors[0].weights.items()
+        name: sum((values[t, columns].to(v.weights[name].device) * v.weights[name] for t, v in enumerate(vectors)), torch.zeros(()))
+        for name, columns in columns_of.items()
     }

@@ -32,7 +32,7 @@ class Evidence:
     class_fisher: diagonal Fisher information of the class predictions of the target's prediction-only model, on the target's pictures.
     attribution_fisher: the same of the attributions of the source's self-explaining model, on the source's pictures.
     class_gradient: gradient of the classification loss at the target's prediction-only model, on the target's pictures.
-    A number a tensor, [], learned by `core.games.learned_coefficients`:
+    A number a tensor, [], or one for each of its R rows, [R, 1, ...], learned by `core.games.learned_coefficients`:
     coefficients: how much of each tensor of the explainability vector the target takes, from the target's pictures.
     """
 
@@ -74,6 +74,12 @@ def _plus(weights: list[Tensor], scaling_coefficient: float, vector: list[Tensor
     return merged
 
 
+def _like_coefficients(weight: Tensor, measured: Tensor | None) -> Tensor:
+    """Of the shape that a weight's coefficients have: one for all of it, or one a row."""
+    by_row = measured is not None and measured.dim() > 0 and weight.dim() > 1
+    return weight.new_empty((len(weight), *[1] * (weight.dim() - 1)) if by_row else ())
+
+
 @dataclass(frozen=True)
 class MergeRule(Parametrised):
     """A way to merge. Subclasses are frozen dataclasses; the name and the fields are in the key of whatever is merged with it.
@@ -104,8 +110,9 @@ class MergeRule(Parametrised):
             measured: Weights | None = getattr(evidence, need)
             if measured is None:
                 raise MergeRuleError(f"the merge rule {self.name} needs {need}: find it out on pictures (see Evidence) and give it")
-            is_per_tensor = need == "coefficients"
-            like = {name: torch.empty(()) for name in explainability.weights} if is_per_tensor else explainability.weights
+            like = explainability.weights
+            if need == "coefficients":
+                like = {name: _like_coefficients(weight, measured.get(name)) for name, weight in like.items()}
             check_same_weights(like, measured)
             moved[need] = {name: value.to(device) for name, value in measured.items()}
         return self.edited(target_task.to(device), explainability.to(device), Evidence(**moved))

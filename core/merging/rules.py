@@ -3,7 +3,7 @@
 addition: equation 8. lines: less in early blocks. opcm: nothing in the directions that the target's own vector uses most. ties: only
 large weights whose sign the target does not outvote. dare: a random part, scaled up. fisher: each weight by what it is worth to source and
 target. gradient_sign: only weights that do not raise the target's classification loss. atlas: each tensor by a coefficient that is learned
-on the target's pictures.
+on the target's pictures; atlas_rows: each row of a matrix.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.games.learned_coefficients import NUM_LEARNED_ON, learn_coefficients
+from core.games.learned_coefficients import learn_coefficients
 from core.merging.addition import Addition
 from core.merging.atlas import Atlas
 from core.merging.rule import Evidence, MergeRule, MergeRuleError, Need
@@ -77,7 +77,7 @@ class MergeTarget:
         for need in rule.needs:
             evidence[need] = {"source": vector}
             if need != "attribution_fisher" and (pictures := self._used) is not None:
-                most = NUM_LEARNED_ON if need == "coefficients" else NUM_PICTURES
+                most = rule.num_pictures if isinstance(rule, Atlas) else NUM_PICTURES
                 evidence[need] = {**pictures.described, "num_pictures": min(most, len(pictures.pixels))}
         found = {"rule": rule.name, "parameters": asdict(rule), "evidence": evidence}
         return {name: value for name, value in found.items() if value}

@@ -1,4 +1,4 @@
-"""How much of each tensor of a source's explainability vector a target takes: learned on the target's pictures, without labels."""
+"""How much of each tensor, or row, of a source's explainability vector a target takes: learned on the target's pictures, without labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.attribution_head import AttributionHead
 from core.games.lambda2 import NUM_PERTURBATIONS
-from core.games.learned_coefficients import NUM_LEARNED_ON, learn_coefficients
+from core.games.learned_coefficients import learn_coefficients
 from core.merging.atlas import Atlas
 from core.merging.rule import Need
 from sweep.stages.models import Classifier, FineTuned
@@ -24,8 +24,8 @@ COEFFICIENTS = "coefficients.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class LearnedCoefficients(Stage):
-    """Evidence for the rule `atlas`. model: the target's prediction-only one, on whose training pictures it is learned; its maps are those
-    of attribution_head, as the transferred model's.
+    """Evidence for the rule `atlas` and its kin. model: the target's prediction-only one, on whose training pictures it is learned; its
+    maps are those of attribution_head, as the transferred model's.
     """
 
     kind = "coefficients"
@@ -49,8 +49,8 @@ class LearnedCoefficients(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        numbers = {"num_pictures": NUM_LEARNED_ON, "num_perturbations": NUM_PERTURBATIONS}
-        return {"merge": {"name": self.rule.name, **asdict(self.rule)}, "head": asdict(self.attribution_head), **numbers}
+        merge = {"name": self.rule.name, **asdict(self.rule)}
+        return {"merge": merge, "head": asdict(self.attribution_head), "num_perturbations": NUM_PERTURBATIONS}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -62,8 +62,8 @@ class LearnedCoefficients(Stage):
         data = model.training_data(store)
         found = learn_coefficients(classifier, data, self.vector.load(store), self.rule, model.recipe.seed)
         save_file(found.of_vector(0), directory / COEFFICIENTS)
-        return {"num_pictures": min(NUM_LEARNED_ON, len(data)), "first_loss": found.losses[0], "final_loss": found.losses[-1]}
+        return {"num_pictures": min(self.rule.num_pictures, len(data)), "first_loss": found.losses[0], "final_loss": found.losses[-1]}
 
     def load(self, store: Store) -> dict[str, Tensor]:
-        """A number a tensor, [], by the image tower's names."""
+        """By the image tower's names a number a tensor, [], or one for each of its rows, [R, 1, ...]."""
         return load_file(self.artifact(store).path(COEFFICIENTS))
