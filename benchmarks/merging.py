@@ -51,7 +51,7 @@ def variants() -> Iterator[tuple[str, str, str]]:
             yield source, "", rule
     for combination in COMBINATIONS:
         yield BOTH, combination, "addition"
-    for rule in ("lines", "ties", "fisher", "atlas", SUITES_OWN):
+    for rule in ("lines", "ties", "fisher", "atlas", "atlas_rows", SUITES_OWN):
         yield BOTH, "mean", rule
     yield BOTH, "tsv_m", SUITES_OWN
 
