@@ -7,7 +7,7 @@ For every source, combination and rule the transferred models of the miniature's
 explanation grows with lambda2, so rules are compared at one lambda2 each for all targets: where the mean over the targets of the normalised
 accuracy on validation falls to a level (straight between the grid's points). Scores are those on test there. Only what a rule needs besides
 the vectors (Fisher information, gradients, coefficients) and the combined vectors are computed, and kept in the store.
-Written to benchmarks/results/merging.{md,json}.
+Written to benchmarks/results/merging.{md,json}. The last rows' vector has its numbers permuted: what is left there is not the vector's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,17 @@ import torch
 
 from core.merging.combination import COMBINATIONS, parse_combination
 from core.merging.rules import MERGE_RULES, parse_rule
+from core.task_vectors import TaskVector
 from sweep.commands.sweep import check
 from sweep.engines.progress import Progress
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.suites import universal_miniature
 from sweep.stages.base import BaseModel
+from sweep.stages.coefficients import LearnedCoefficients
 from sweep.stages.graph import SweepGraph
-from sweep.stages.vectors import CombinedVector
+from sweep.stages.points import Transfer
+from sweep.stages.stage import Stage
+from sweep.stages.vectors import AnyVector, CombinedVector
 from sweep.store.artifacts import Store
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,6 +44,8 @@ FURTHEST = 0.8
 """Of the normalised accuracy on validation: a target is followed until it has fallen below."""
 LEVELS = (0.97, 0.95)
 BOTH = "concepts,others"
+PERMUTED = "permuted"
+"""In place of a combination: the mean with its entries permuted within each tensor. What a rule still gives is not the vector's."""
 SUITES_OWN = universal_miniature().search.merge.text
 """What `universal` merges by, beside every rule at its defaults."""
 SCORES = ("normalized_accuracy", "correlation", "iou_at_10", "e_rmse")
@@ -54,6 +61,55 @@ def variants() -> Iterator[tuple[str, str, str]]:
     for rule in ("lines", "ties", "fisher", "atlas", "atlas_rows", SUITES_OWN):
         yield BOTH, "mean", rule
     yield BOTH, "tsv_m", SUITES_OWN
+    for rule in ("addition", "atlas", "atlas_rows"):
+        yield BOTH, PERMUTED, rule
+
+
+@dataclass(frozen=True, eq=False)
+class PermutedVector(Stage):
+    """A vector's numbers in another order: each tensor has the same ones, at random places."""
+
+    kind = "permuted_vector"
+    version = 1
+    file_name = "explainability_vector.safetensors"
+
+    vector: AnyVector
+
+    @property
+    def name(self) -> str:
+        return f"{self.vector.name} permuted"
+
+    @property
+    def alpha(self) -> float:
+        return self.vector.alpha
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"seed": 0}
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (self.vector,)
+
+    def compute(self, store: Store, directory: Path) -> dict[str, Any]:
+        vector, generator = self.vector.load(store), torch.Generator().manual_seed(0)
+        weights = {
+            name: weight.flatten()[torch.randperm(weight.numel(), generator=generator)].view_as(weight)
+            for name, weight in vector.weights.items()
+        }
+        TaskVector(weights, vector.base_fingerprint).save(directory / self.file_name, {})
+        return {}
+
+    def load(self, store: Store) -> TaskVector:
+        return TaskVector.load(self.artifact(store).path(self.file_name))
+
+
+def permuted(transfer: Transfer) -> Transfer:
+    """With a permuted vector in place of the source's, and coefficients that are learned of that one."""
+    (vector,) = transfer.source_vectors
+    other: Any = PermutedVector(vector)
+    evidence = tuple(replace(stage, vector=other) if isinstance(stage, LearnedCoefficients) else stage for stage in transfer.evidence)
+    return replace(transfer, source_vectors=(other,), evidence=evidence)
 
 
 class Bench:
@@ -70,13 +126,16 @@ class Bench:
         """Columns target, lambda2, kept (normalised accuracy on validation), and SCORES on test."""
         search = replace(self._config.search, merge=parse_rule(rule))
         config = replace(self._config, search=search, sources=(source,))
-        config = replace(config, combine=parse_combination(combination)) if combination else config
+        config = replace(config, combine=parse_combination(combination)) if combination in COMBINATIONS else config
         graph, rows = self._graph(config), []
         for pair in config.pairs:
             transfer = graph.transfer(pair)
-            for stage in (*transfer.source_vectors, *transfer.evidence):
-                if isinstance(stage, CombinedVector) or stage in transfer.evidence:
-                    stage.publish(self._store)
+            vectors = [vector for vector in transfer.source_vectors if isinstance(vector, CombinedVector)]
+            if combination == PERMUTED:
+                transfer = permuted(transfer)
+                vectors += transfer.source_vectors
+            for stage in (*vectors, *transfer.evidence):
+                stage.publish(self._store)
             points = transfer.evaluator(self._store, search)
             for lambda2 in LAMBDAS:
                 kept = points.on("validation")(search.alphas[0], lambda2)["normalized_accuracy"]

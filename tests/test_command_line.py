@@ -230,7 +230,8 @@ def test_train_labels_may_be_of_another_estimator_than_those_that_judge():
     assert found("--train-estimator", "surrogate", "--budget", "48") == [("surrogate", 48), *plain[1:]], "too few for those that judge"
     mixed = found("--train-estimator", "calibrated", "--budget", "120", "--validation-budget", "130", "--test-budget", "140")
     assert mixed == [("calibrated", 120), ("size_adjusted", 130), ("size_adjusted", 140)]
-    assert [estimator for estimator, _ in found("--estimator", "leverage", "--train-estimator", "surrogate")][1:] == ["leverage"] * 2
+    both = found("--estimator", "leverage", "--train-estimator", "surrogate")
+    assert [estimator for estimator, _ in both] == ["surrogate", "leverage", "leverage"]
 
 
 def test_train_labels_that_are_given_ask_for_no_pictures_to_learn_from(monkeypatch, tmp_path, capsys):

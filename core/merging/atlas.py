@@ -49,10 +49,11 @@ class Atlas(MergeRule):
 
 @dataclass(frozen=True)
 class AtlasRows(Atlas):
-    """Each row of tau_star's matrices times a coefficient of its own: of all that leads to one neuron; other tensors as in `atlas`.
+    """Each row of tau_star's matrices times a coefficient of its own; other tensors as in `atlas`.
 
-    The authors go below the tensor too, with random parts of it (aTLAS x K); a row is a part that means something. These are
-    some hundred times as many coefficients, so that it learns on more pictures, and longer.
+    A row is what leads to one neuron (of `proj`, which is stored the other way round, what leaves one; of the positional embedding, a
+    place). The authors go below the tensor too, with random parts of it (aTLAS x K). These are many times as many coefficients (65 in
+    the miniature), so that it learns on more pictures, and longer.
     """
 
     name: ClassVar[str] = "atlas_rows"

@@ -13,7 +13,7 @@ from core.attribution_head import COSINE
 from core.explainers.explainer import EXPLAINERS, Explainer
 from core.metrics import SCORES, Array, Scored, Scores, attribution_scores, per_picture_scores
 from core.model import SelfExplainingClassifier
-from sweep.stages.intervals import PER_PICTURE, load_per_picture, save_per_picture
+from sweep.stages.per_picture import PER_PICTURE, load_per_picture, save_per_picture
 from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
 from sweep.stages.stage import Stage

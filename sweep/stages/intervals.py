@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,14 +11,10 @@ from core.metrics import SCORE_NAMED, SCORES, Array, PictureMean, Scored, per_pi
 from core.statistics import Interval, bootstrap_interval
 from sweep.report.result import INTERVAL_COLUMNS, PAIR_COLUMNS
 from sweep.stages.objectives import Cell
+from sweep.stages.per_picture import PictureScores
 
 NUM_RESAMPLES = 1000
 """The width is then known to 4 %, and a pair of the miniature takes 30 ms of a processor."""
-PER_PICTURE = "per_picture.npz"
-
-PictureScores = Mapping[str, Array]
-"""Name of a measured score -> its value for each picture, as `per_picture_scores` gives them."""
-
 
 def score_intervals(values: PictureScores, prediction_only: PictureScores) -> dict[str, Interval]:
     """Of every score that is a function of a mean over pictures, and of its normalised form, in the order of the results' columns.
@@ -72,19 +66,3 @@ class ScoredPoint:
         found = score_intervals(per_picture_scores(self.scored), self.prediction_only)
         rows = [(*pair, name, interval.estimate, interval.low, interval.high, interval.n) for name, interval in found.items()]
         return pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))
-
-
-def save_per_picture(directory: Path, values: Mapping[str, PictureScores]) -> None:
-    """Write PER_PICTURE: of each of some references the pictures' scores."""
-    arrays = {f"{reference}/{score}": np.asarray(found, np.float64) for reference, of in values.items() for score, found in of.items()}
-    np.savez_compressed(directory / PER_PICTURE, **arrays)  # type: ignore[arg-type]
-
-
-def load_per_picture(path: Path) -> dict[str, dict[str, Array]]:
-    """What `save_per_picture` wrote."""
-    found: dict[str, dict[str, Array]] = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            reference, _, score = name.rpartition("/")
-            found.setdefault(reference, {})[score] = arrays[name]
-    return found

@@ -18,10 +18,11 @@ from core.task_vectors import TaskVector, Weights
 from sweep.experiment.config import Device, SearchSettings
 from sweep.report.result import MERGE_COLUMN
 from sweep.stages.coefficients import LearnedCoefficients
-from sweep.stages.intervals import PictureScores, ScoredPoint
+from sweep.stages.intervals import ScoredPoint
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
 from sweep.stages.objectives import Cell, Evaluate
+from sweep.stages.per_picture import PictureScores
 from sweep.stages.pictures import Pictures
 from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator

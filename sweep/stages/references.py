@@ -17,9 +17,10 @@ from core.metrics import SCORES, Array, Scored, Scores, attribution_scores, chan
 from core.model import Preprocessing
 from sweep.experiment.config import Device
 from sweep.report.result import REFERENCE_INTERVAL_COLUMNS
-from sweep.stages.intervals import PER_PICTURE, PictureScores, load_per_picture, save_per_picture, score_intervals
+from sweep.stages.intervals import score_intervals
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier
+from sweep.stages.per_picture import PER_PICTURE, PictureScores, load_per_picture, save_per_picture
 from sweep.stages.pictures import Pictures
 from sweep.stages.scoring import SplitEvaluator, scored_maps
 from sweep.stages.stage import ChildRun, Stage

@@ -16,9 +16,9 @@ from core.metrics import SCORES, Array, Scores, attribution_scores, per_picture_
 from core.model import Preprocessing
 from core.side_head import SideHead, fit_side_head
 from core.training_data import TrainingData
-from sweep.stages.intervals import PER_PICTURE, load_per_picture, save_per_picture
 from sweep.stages.labels import LabelSet
 from sweep.stages.models import Classifier, Rows
+from sweep.stages.per_picture import PER_PICTURE, load_per_picture, save_per_picture
 from sweep.stages.pictures import Pictures
 from sweep.stages.references import ModelScores
 from sweep.stages.scoring import SplitEvaluator
