@@ -16,6 +16,7 @@ from core.model import BaseModelError
 from core.model_directory import ModelDirectoryError
 from core.task_vectors import TaskVectorError
 from sweep import commands
+from sweep.engines.job import WorkLostError
 from sweep.experiment.config import ConfigError
 from sweep.record.tracker import TrackingError
 from sweep.stages.pictures import CorruptPicturesError
@@ -33,6 +34,7 @@ USER_ERRORS = (
     StoreError,
     TrackingError,
     CorruptPicturesError,
+    WorkLostError,
 )
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from patience import wait_for
 
 from sweep.store import leases
+from sweep.store.artifacts import Store
 from sweep.store.leases import Leases
 from sweep.store.processes import this_process
 
@@ -134,3 +135,21 @@ def _most_holders_at_once(lease: Leases, num_askers: int) -> int:
     for thread in threads:
         thread.join()
     return max(counts)
+
+
+def test_a_training_of_days_on_another_machine_keeps_its_directory(tmp_path):
+    """Nothing is written into it until its end: while its lease is renewed, its age says nothing."""
+    store, key = Store(str(tmp_path)), "ab" * 20
+    directory = tmp_path / "in_progress" / f"{key}.elsewhere:1:0.00.{'0' * 32}"
+    directory.mkdir(parents=True)
+    (tmp_path / "leases").mkdir()
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(directory, (two_days_ago, two_days_ago))
+    lease = tmp_path / "leases" / key
+    lease.write_text(json.dumps({"token": "t", "process": "elsewhere:1:0.00", "renewed": time.time()}))
+    store.check_writable()
+    assert directory.is_dir() and store.leftovers() == []
+    lease.write_text(json.dumps({"token": "t", "process": "elsewhere:1:0.00", "renewed": two_days_ago}))
+    assert store.leftovers() == [str(directory)]
+    store.check_writable()
+    assert not directory.exists()

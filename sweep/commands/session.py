@@ -61,5 +61,5 @@ class Session:
 
     def compute(self, works: list[Work], on_done: OnDone) -> None:
         """Compute what is missing of the works' artifacts. Nothing is started where all are there."""
-        if len(self.store.existing(work.key for work in works)) < len(works):
+        if scheduler.missing(works, self.store):
             scheduler.run_missing(works, self.store, self.workers, on_done)

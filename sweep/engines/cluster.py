@@ -77,6 +77,7 @@ def connected(
             with _without_native_messages(), _environment(limits):
                 patiently(
                     lambda: ray.init(
+                        "local",  # or RAY_ADDRESS, or what `ray start` left on this machine, would be connected to
                         num_cpus=max(cores, workers or 1) + SPARE_CPUS,
                         include_dashboard=False,
                         _temp_dir=os.environ.get("RAY_TMPDIR"),

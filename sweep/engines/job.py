@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from sweep.store.artifacts import Artifact, Store
+from sweep.store.files import UnreachableError
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+MAX_LOSSES = 20
+"""Times that a piece of work is begun again because its process or node died: what kills it then is no accident."""
+OUTAGE_S = 600.0
+"""How long a bucket may fail to answer before that ends a sweep."""
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
 
 
 class Work(Protocol):
@@ -16,6 +29,7 @@ class Work(Protocol):
     engine: ClassVar[Any]
     uses_device: ClassVar[bool]
     unit: ClassVar[str]
+    is_index: ClassVar[bool]
 
     @property
     def key(self) -> str: ...
@@ -28,6 +42,9 @@ class Work(Protocol):
 
     @property
     def inputs(self) -> Sequence[Work]: ...
+
+    @property
+    def also_reads(self) -> Sequence[Work]: ...
 
     @property
     def num_workers(self) -> int: ...
@@ -45,6 +62,15 @@ class Outcome:
     error: BaseException | None = None
 
 
+class WorkLostError(Exception):
+    """Work whose processes died each time that it was begun."""
+
+    @staticmethod
+    def of(what: str, error: BaseException) -> WorkLostError:
+        fix = "look in Ray's logs for what ends them (memory, often: fewer --workers a node), then give the same command again"
+        return WorkLostError(f"what computed {what} died, {MAX_LOSSES} times and more ({error}): {fix}; what is finished stays")
+
+
 OnDone = Callable[[Work], None]
 """Called in the driver for each piece of work whose artifact is there."""
 
@@ -52,10 +78,28 @@ OnDone = Callable[[Work], None]
 def attempt(work: Work, store: Store, wait: bool = True, on_begin: Callable[[], None] | None = None) -> Outcome:
     """Publish a piece of work. An error comes back as it was: raised in an engine's worker it would reach the driver without its cause."""
     try:
-        artifact = work.publish(store, wait, on_begin)
+        artifact = through_outages(lambda: work.publish(store, wait, on_begin))
     except Exception as error:
         return Outcome(None, error)
     return Outcome(None if artifact is None else dict(artifact.manifest["meta"]))
+
+
+def through_outages(call: Callable[[], _T]) -> _T:
+    """The result of a call that uses the store, begun again while a bucket cannot be reached: for OUTAGE_S without a break at most."""
+    since, pause = 0.0, _FIRST_PAUSE_S
+    while True:
+        began = time.monotonic()
+        try:
+            return call()
+        except UnreachableError as error:
+            now = time.monotonic()
+            if not since or now - began > OUTAGE_S / 10:  # it went on for a while: this is another outage
+                since, pause = now, _FIRST_PAUSE_S
+            if now - since > OUTAGE_S:
+                raise
+            _log.warning("%s; tried again in %.0f s", error, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def attempt_together(work: Work, store: Store) -> Outcome:

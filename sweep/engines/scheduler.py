@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sweep.engines import interruption
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Work
+from sweep.engines.job import OnDone, Work, through_outages
 from sweep.experiment.config import ConfigError
 from sweep.store.artifacts import Store
 
@@ -16,14 +16,18 @@ ORDER = ("tasks", "training", "shards", "trials")
 
 
 def missing(targets: Sequence[Work], store: Store) -> list[Work]:
-    """What must be computed for the targets, inputs first: a stage whose artifact is there needs none of its own inputs."""
+    """What must be computed for the targets, inputs first: a stage whose artifact is there needs none of its own inputs.
+
+    But for an index, which is of use with all that it tells of: one of whose inputs was lost counts as missing. (It is not computed anew.)
+    """
     stack, nodes = list(targets), {}
     while stack:  # the whole graph once, so that the store is asked once
         work = stack.pop()
         if work.key not in nodes:
             nodes[work.key] = work
             stack.extend(work.inputs)
-    there = store.existing(nodes)
+    there = through_outages(lambda: store.existing(nodes))
+    there -= {key for key, work in nodes.items() if work.is_index and any(other.key not in there for other in work.inputs)}
     found: dict[str, Work] = {}
 
     def visit(start: Work) -> None:
@@ -34,7 +38,7 @@ def missing(targets: Sequence[Work], store: Store) -> list[Work]:
                 found.setdefault(work.key, work)
             elif work.key not in there and work.key not in found:
                 pending.append((work, True))
-                pending.extend((other, False) for other in reversed(work.inputs))
+                pending.extend((other, False) for other in reversed((*work.inputs, *work.also_reads)))
 
     for target in targets:
         visit(target)
@@ -52,7 +56,7 @@ def run_missing(targets: Sequence[Work], store: Store, workers: Workers, on_done
         fix = f"give --workers {most}, or fewer --workers-per-model"
         raise ConfigError(f"{most} workers are to train a model together and there are {workers.number}: {fix}")
     while pending:
-        ready = [work for work in pending.values() if not any(other.key in pending for other in work.inputs)]
+        ready = [work for work in pending.values() if not any(other.key in pending for other in (*work.inputs, *work.also_reads))]
         name = next(name for name in ORDER if any(work.engine == name for work in ready))
         engine(name)([work for work in ready if work.engine == name], store, workers, _taking_off(pending, on_done))
         interruption.check()
@@ -61,7 +65,7 @@ def run_missing(targets: Sequence[Work], store: Store, workers: Workers, on_done
 def _taking_off(pending: dict[str, Work], on_done: OnDone) -> OnDone:
     def done(work: Work) -> None:
         pending.pop(work.key, None)
-        on_done(work)
+        through_outages(lambda: on_done(work))
 
     return done
 

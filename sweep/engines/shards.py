@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import ray
 import ray.data
 import torch
 
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Work, attempt
+from sweep.engines.job import MAX_LOSSES, OnDone, Work, WorkLostError, attempt
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
 
@@ -61,7 +62,8 @@ class ShardActor:
 def run_shards(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
     """Publish the shards in one execution.
 
-    An actor that dies is replaced and its shard done again. An error in a shard is raised as it was there; what is published stays.
+    An actor that dies is replaced and its shard done again, MAX_LOSSES times. An error in a shard is raised as it was there; what is
+    published stays.
     """
     if not works:
         return
@@ -78,10 +80,18 @@ def run_shards(works: Sequence[Work], store: Store, workers: Workers, on_done: O
         compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(works)), max_tasks_in_flight_per_actor=2),
         num_cpus=workers.num_cpus,
         num_gpus=workers.num_gpus or None,
+        max_task_retries=MAX_LOSSES,  # of one shard; an actor may be replaced any number of times
     )
-    for row in published.iter_rows():
+    for row in _rows(published):
         outcome = row["outcome"]
         if outcome.error is not None:
             raise outcome.error
         on_done(works[int(row["shard"])])
         meter.add(outcome.meta)
+
+
+def _rows(published: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    try:
+        yield from published.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise WorkLostError.of("a shard", error) from error

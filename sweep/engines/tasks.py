@@ -9,7 +9,7 @@ import ray
 
 from sweep.engines import interruption
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Outcome, Work, attempt
+from sweep.engines.job import MAX_LOSSES, OnDone, Outcome, Work, WorkLostError, attempt
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
 
@@ -19,7 +19,8 @@ POLL_S = 0.5
 def run_tasks(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
     """Run each piece of work as a task: on a worker's device where it asks for one, on a CPU elsewhere.
 
-    A task whose node dies is run again elsewhere. The first error is raised as it was in the task; what others published stays.
+    A task whose node dies is run again elsewhere, MAX_LOSSES times. The first error is raised as it was in the task; what others published
+    stays.
     """
     if not works:
         return
@@ -34,8 +35,8 @@ def run_tasks(works: Sequence[Work], store: Store, workers: Workers, on_done: On
 
 
 def _outcomes(works: Sequence[Work], store: Store, workers: Workers) -> Iterator[tuple[Work, Outcome]]:
-    on_device = ray.remote(_run).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None, max_retries=-1)
-    on_cpu = ray.remote(_run).options(num_cpus=1, max_retries=-1)
+    on_device = ray.remote(_run).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None, max_retries=MAX_LOSSES)
+    on_cpu = ray.remote(_run).options(num_cpus=1, max_retries=MAX_LOSSES)
     waiting = list(reversed(works))
     running: dict[Any, Work] = {}
     try:
@@ -46,7 +47,12 @@ def _outcomes(works: Sequence[Work], store: Store, workers: Workers) -> Iterator
             done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
             interruption.check()
             for reference in done:
-                yield running.pop(reference), ray.get(reference)
+                work = running.pop(reference)
+                try:
+                    outcome = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    raise WorkLostError.of(f"{work.kind} {work.name}", error) from error
+                yield work, outcome
     finally:
         for reference in running:
             ray.cancel(reference, force=False)

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.engines import interruption
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Outcome, Work, attempt, attempt_together
+from sweep.engines.job import OnDone, Outcome, Work, attempt, attempt_together, through_outages
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
 
@@ -33,8 +33,10 @@ _log = logging.getLogger(__name__)
 POLL_S = 1.0
 WAIT_S = 5.0
 """How long a worker looks again for a model to take before it ends: another may just be giving one back."""
-MAX_LOSSES = 10
-"""Fits in a row that may be lost before a model is finished: what kills them then is no accident."""
+MAX_QUICK_LOSSES = 10
+"""Fits for each worker in a row that may be lost soon after they began, before a model is finished: what kills them then is no accident."""
+QUICK_S = 300.0
+"""A fit that lived for longer has left a checkpoint: its loss has cost minutes and is nobody's fault."""
 
 
 def run_trainings(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
@@ -53,7 +55,7 @@ class _Trainings:
         self._missing = {work.key: work for work in sorted(works, key=lambda w: -w.size)}
         self._progress = Progress("finetune", len(works), "models")
         self._fits: list[_Fit] = []
-        self._num_losses = 0
+        self._num_quick_losses = 0
 
     def run(self) -> None:
         while self._missing:
@@ -64,10 +66,10 @@ class _Trainings:
             interruption.check()
 
     def _take_off_finished(self) -> None:
-        for key in self._store.existing(self._missing):
+        for key in through_outages(lambda: self._store.existing(self._missing)):
             self._on_done(self._missing.pop(key))
             self._progress.advance()
-            self._num_losses = 0
+            self._num_quick_losses = 0
 
     def _collect_fits(self) -> None:
         """Take off the fits that have ended. Raises the error of a training, or of the engine where fits are lost again and again."""
@@ -75,9 +77,9 @@ class _Trainings:
             self._fits.remove(fit)
             outcome = fit.outcome
             if isinstance(outcome, Lost):
-                self._num_losses += 1
+                self._num_quick_losses += fit.seconds < QUICK_S
                 _log.info("a fit was lost and is begun again: %s", outcome.reason)
-                if self._num_losses > MAX_LOSSES:
+                if self._num_quick_losses > MAX_QUICK_LOSSES * (1 if self._workers.is_one_machine else self._workers.number):
                     raise outcome.reason
             elif outcome.error is not None:
                 raise outcome.error
@@ -93,13 +95,16 @@ class _Trainings:
         num_idle = min(num_idle, len(alone) - sum(fit.num_workers for fit in self._fits if not fit.is_together))
         if num_idle <= 0:
             return
-        num_workers = min(num_idle, sum(not self._store.is_claimed(work.key) for work in alone))
+        num_workers = min(num_idle, sum(not self._is_claimed(work) for work in alone))
         size = num_workers if self._workers.is_one_machine else 1
         for _ in range(num_workers // max(1, size)):
             self._fits.append(_Fit(size, alone, self._store, self._workers))
 
     def _is_begun(self, work: Work) -> bool:
-        return any(fit.is_together and work in fit.works for fit in self._fits) or self._store.is_claimed(work.key)
+        return any(fit.is_together and work in fit.works for fit in self._fits) or self._is_claimed(work)
+
+    def _is_claimed(self, work: Work) -> bool:
+        return through_outages(lambda: self._store.is_claimed(work.key))
 
 
 class _Trainer(TorchTrainer):
@@ -124,6 +129,12 @@ class _Fit:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         task = ray.remote(_fit).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
         self._reference = task.remote(num_workers, works, store, workers)
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was begun, waiting for its workers among it."""
+        return time.monotonic() - self._began
 
     @property
     def is_together(self) -> bool:

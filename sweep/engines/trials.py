@@ -16,12 +16,9 @@ from ray import tune
 from ray.tune import Callback, RunConfig, TuneConfig
 
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Work, attempt
+from sweep.engines.job import MAX_LOSSES, OnDone, Work, attempt
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
-
-MAX_LOSSES = 20
-"""Times that a trial is begun again after its node was lost."""
 
 
 def run_trials(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
@@ -32,9 +29,13 @@ def run_trials(works: Sequence[Work], store: Store, workers: Workers, on_done: O
     name = f"search-{works[0].key[:12]}-{time.time_ns():x}"
     scratch = f"ray_tune-{name}"
 
+    told: set[int] = set()
+
     def on_trial(index: int) -> None:
-        on_done(works[index])
-        progress.advance()
+        if index not in told:
+            told.add(index)
+            on_done(works[index])
+            progress.advance()
 
     trainable = tune.with_resources(
         tune.with_parameters(StageTrial, works=list(works), store=store, threads=workers.threads), workers.resources()
@@ -64,6 +65,8 @@ def run_trials(works: Sequence[Work], store: Store, workers: Workers, on_done: O
         error = (result.metrics or {}).get("error") or result.error
         if error is not None:
             raise error
+        assert result.config is not None
+        on_trial(int(result.config["index"]))  # with an address ray://... Tune runs elsewhere, and callbacks tell nothing here
 
 
 class StageTrial(tune.Trainable):

@@ -68,6 +68,11 @@ class Examples(Stage):
         models = [stage for classifier in (self.prediction_only, *self.supervised, *of_sources) for stage in classifier.inputs]
         return (self.pictures, *self.pairs, *dict.fromkeys(models), self.test)
 
+    @property
+    def also_reads(self) -> tuple[Stage, ...]:
+        """What the pairs' points are merged from."""
+        return tuple(dict.fromkeys(stage for pair in self.pairs for stage in pair.inputs))
+
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         labels = self.test.shards[0].load(store)
         split = load_shards(store, self.pictures.of_range("test", 0, 1))

@@ -40,6 +40,7 @@ class ExplainerLabels(LabelSet):
     kind = "explainer_labels"
     version = 1
     uses_device = True
+    is_index = False
 
     pictures: Pictures
     preprocessing: Preprocessing

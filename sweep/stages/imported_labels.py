@@ -118,6 +118,7 @@ class ImportedLabels(LabelSet):
 
     kind = "imported_labels"
     version = 2
+    is_index = False
 
     pictures: Pictures
     data: GivenLabels

@@ -212,6 +212,7 @@ class LabelSet(Stage):
 
     kind = "label_set"
     version = 1
+    is_index = True
 
     domain: str
     split: Split

@@ -64,6 +64,12 @@ class Result(Stage):
         source_models = [scores for pair in self.pairs for scores in pair.transfer.source_models]
         return (*self.pairs, *source_models, *self.references, *self.examples, *self.train_labels, *self.convergence, *self.other_targets)
 
+    @property
+    def also_reads(self) -> tuple[Stage, ...]:
+        """What accuracies are normalised by, and what is told of pictures and labels."""
+        of_pairs = [(pair.transfer.prediction_only, pair.transfer.pictures) for pair in self.pairs]
+        return tuple(dict.fromkeys([stage for stages in of_pairs for stage in stages] + [reference.test for reference in self.references]))
+
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         result = SweepResult(
             command=self.command,

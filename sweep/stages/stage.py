@@ -47,7 +47,8 @@ class Stage(ABC):
     the stages it is made from.
 
     kind, version: in the key; the version is raised when the code changes what it computes. engine: which one runs it. uses_device:
-    whether it runs on the sweep's device (a GPU, where there are some) or on a CPU alone. unit: what progress counts.
+    whether it runs on the sweep's device (a GPU, where there are some) or on a CPU alone. unit: what progress counts. is_index: whether it
+    only tells of its inputs, so that who reads it reads their artifacts too.
     """
 
     kind: ClassVar[str]
@@ -55,6 +56,7 @@ class Stage(ABC):
     engine: ClassVar[EngineName] = "tasks"
     uses_device: ClassVar[bool] = False
     unit: ClassVar[str] = ""
+    is_index: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -69,6 +71,11 @@ class Stage(ABC):
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """The stages whose artifacts it is made from."""
+        return ()
+
+    @property
+    def also_reads(self) -> tuple[Stage, ...]:
+        """Stages that its inputs are made from whose artifacts it reads itself."""
         return ()
 
     @abstractmethod

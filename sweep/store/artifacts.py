@@ -83,7 +83,7 @@ class Store:
         self._cache = NodeCache(cache, limit_from_environment() if cache_gb is None else cache_gb)
         # What this machine works on: for a local store in it, so that a rename publishes; for a remote one in the cache.
         self._workplace = Path(self._files.root) if self.is_local else cache
-        self._leases = Leases(self._files.fs, self._files.place("leases"))
+        self._leases = Leases(self._files.fs, self._files.place("leases"), self._files.reaching)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.url, *self._settings)
@@ -100,7 +100,7 @@ class Store:
     def check_writable(self) -> None:
         """Raise StoreError unless the store can be written to; clear away what the dead left in it."""
         self._files.check_writable()
-        remove_leftovers(self._files, self._workplace)
+        remove_leftovers(self._files, self._workplace, self.is_claimed)
 
     def write_probe(self) -> str:
         """Write a small file, whose name other processes give to `sees_probe` to find out whether they reach this very store."""
@@ -162,8 +162,7 @@ class Store:
 
     def leases(self) -> dict[str, Lease]:
         """Who computes what: leases by the artifact's key, of the dead too; as `Leases.all`."""
-        with self._files.reaching():
-            return self._leases.all()
+        return self._leases.all()
 
     def checkpoints(self) -> dict[str, Entry]:
         """The checkpoints of trainings that have not ended, by the artifact's key."""
@@ -179,7 +178,7 @@ class Store:
 
     def leftovers(self) -> list[str]:
         """What the dead left half done, as paths or places of the bucket: `check_writable` removes it."""
-        return leftovers(self._files, self._workplace)
+        return leftovers(self._files, self._workplace, self.is_claimed)
 
     def remove(self, key: str) -> None:
         """Remove an artifact, so that it is there whole or not at all for whoever looks meanwhile."""
@@ -196,7 +195,7 @@ class Store:
 
     def remove_lease(self, name: str) -> None:
         """Remove the lease of a dead holder by taking it over; one whose holder may live stays."""
-        with self._files.reaching(), self._leases.claim(name):
+        with self._leases.claim(name):
             pass
 
     def keys(self, stage: str | None = None) -> list[str]:

@@ -38,6 +38,10 @@ class StoreError(ValueError):
     """A place for files cannot be used, or what lies there is damaged; the message names the fix and no credentials."""
 
 
+class UnreachableError(StoreError):
+    """A bucket does not answer, or not as it should: it may in a minute."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file of a listing. size: bytes; written: when it was last written, s since the epoch."""
@@ -208,7 +212,8 @@ class FileTree:
                 raise StoreError(f"no space is left at {self.option} {self}: {free}") from error
             reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"
             fix = "check address, network, permissions and credentials"
-            raise StoreError(f"{self.option} {self} cannot be reached ({reason}): {fix}") from error
+            kind = StoreError if self.is_local else UnreachableError
+            raise kind(f"{self.option} {self} cannot be reached ({reason}): {fix}") from error
 
 
 def written_at(facts: Mapping[str, Any]) -> float:
@@ -296,7 +301,12 @@ def left_behind(directory: Path) -> list[Path]:
 
 def remove_left_behind(directory: Path) -> None:
     """Remove what `left_behind` finds."""
-    for path in left_behind(directory):
+    remove_all(left_behind(directory))
+
+
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files and directories, those that are gone already too."""
+    for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -12,7 +12,8 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
 from fsspec import AbstractFileSystem
@@ -53,17 +54,21 @@ class Lease:
 
 
 class Leases:
-    """Leases in one directory of a filesystem."""
+    """Leases in one directory of a filesystem. reaching: what turns its errors into a StoreError; None leaves them."""
 
-    def __init__(self, filesystem: AbstractFileSystem, directory: str) -> None:
-        self._fs, self._directory = filesystem, directory
+    def __init__(
+        self, filesystem: AbstractFileSystem, directory: str, reaching: Callable[[], AbstractContextManager[None]] | None = None
+    ) -> None:
+        self._fs, self._directory, self._reaching = filesystem, directory, reaching or contextlib.nullcontext
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Whether the lease is ours inside the `with`; it is given back at its end, whatever happens in it."""
         path = f"{self._directory}/{name}"
         token = uuid.uuid4().hex
-        if not self._acquire(path, token):
+        with self._reaching():
+            is_mine = self._acquire(path, token)
+        if not is_mine:
             yield False
             return
         stopped = threading.Event()
@@ -80,17 +85,19 @@ class Leases:
 
     def all(self) -> dict[str, Lease]:
         """Every lease by its name, those of the dead too; and the marks of who removes a dead holder's, as NAME.TOKEN."""
-        self._fs.invalidate_cache()
-        try:
-            names = [str(path).rpartition("/")[2] for path in self._fs.ls(self._directory, detail=False)]
-        except FileNotFoundError:
-            return {}
-        found = {name: self._read(f"{self._directory}/{name}") for name in sorted(names)}
+        with self._reaching():
+            self._fs.invalidate_cache()
+            try:
+                names = [str(path).rpartition("/")[2] for path in self._fs.ls(self._directory, detail=False)]
+            except FileNotFoundError:
+                return {}
+            found = {name: self._read(f"{self._directory}/{name}") for name in sorted(names)}
         return {name: lease for name, lease in found.items() if lease is not None}
 
     def is_held(self, name: str) -> bool:
         """Whether somebody holds the lease whom nobody takes for dead."""
-        lease = self._read(f"{self._directory}/{name}")
+        with self._reaching():
+            lease = self._read(f"{self._directory}/{name}")
         return lease is not None and not lease.is_expired
 
     def _acquire(self, path: str, token: str) -> bool:

@@ -14,12 +14,12 @@ import shutil
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sweep.store import processes
-from sweep.store.files import FileTree, StoreError, create_file, left_behind, remove_left_behind, written_at
+from sweep.store.files import FileTree, StoreError, create_file, left_behind, remove_all, written_at
 from sweep.store.manifest import MANIFEST, as_bytes, parse_manifest
 
 _WAIT_FOR_ANOTHER_S = 30.0
@@ -58,24 +58,32 @@ def publish_by_upload(files: FileTree, directory: Path, place: str, manifest: Ma
                 files.fs.rm(files.place(f"{place}/{own}"), recursive=True)
 
 
-def leftovers(files: FileTree, workplace: Path) -> list[str]:
+def leftovers(files: FileTree, workplace: Path, is_claimed: Callable[[str], bool]) -> list[str]:
     """Where that lies which `remove_leftovers` removes."""
-    local = [*left_behind(workplace / "in_progress"), *files.unfinished()]
+    local = [*_half_computed(workplace, is_claimed), *files.unfinished()]
     if files.is_local:
         return [str(path) for path in local]
     with files.reaching():
         return [*(str(path) for path in local), *_unnamed_uploads(files)]
 
 
-def remove_leftovers(files: FileTree, workplace: Path) -> None:
-    """Remove what dead processes left: half computed on this machine, half published in the store. Of the latter what is a day old."""
-    remove_left_behind(workplace / "in_progress")
+def remove_leftovers(files: FileTree, workplace: Path, is_claimed: Callable[[str], bool]) -> None:
+    """Remove what dead processes left: half computed on this machine, half published in the store. Of the latter what is a day old.
+
+    is_claimed: whether a living process computes an artifact, by its key.
+    """
+    remove_all(_half_computed(workplace, is_claimed))
     files.remove_unfinished()
     if not files.is_local:
         with files.reaching():
             for place in _unnamed_uploads(files):
                 with contextlib.suppress(FileNotFoundError):
                     files.fs.rm(place, recursive=True)
+
+
+def _half_computed(workplace: Path, is_claimed: Callable[[str], bool]) -> list[Path]:
+    """A training of days writes nothing into its directory until its end: on a disk that machines share, its age alone says nothing."""
+    return [path for path in left_behind(workplace / "in_progress") if not is_claimed(path.name.partition(".")[0])]
 
 
 def _move_aside(target: Path, aside: Path) -> None:

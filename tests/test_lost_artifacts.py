@@ -1,0 +1,89 @@
+"""What was lost of a store, or was damaged and removed as the message says, is computed again, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import stage_outputs
+from in_process import compute, graph_of
+
+from sweep.engines.scheduler import missing
+from sweep.stages.graph import alone
+from sweep.stages.stage import Stage, closure
+from sweep.store.artifacts import Artifact, Store, StoreError
+
+
+def small_graph(store: Store):
+    return graph_of(store, *stage_outputs.DIGITS, *stage_outputs.GRID)
+
+
+def lose(store: Store, stage: Stage) -> None:
+    shutil.rmtree(Path(store.url) / "artifacts" / stage.key[:2] / stage.key)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A store with everything that a training of a domain needs, labels among it."""
+    directory = tmp_path_factory.mktemp("whole")
+    store = Store(str(directory))
+    graph = small_graph(store)
+    compute(store, graph.pictures("clean_digits"), graph.head("clean_digits"), graph.labels("clean_digits", "train"))
+    return directory
+
+
+@pytest.mark.parametrize("what", ["pictures", "labels"])
+def test_a_shard_that_was_lost_is_made_again_for_a_training_that_needs_it(whole, tmp_path, what):
+    """Of the index that tells of it, of pictures or of labels, nothing was lost."""
+    shutil.copytree(whole, tmp_path / "store")
+    store = Store(str(tmp_path / "store"))
+    graph = small_graph(store)
+    index = graph.pictures("clean_digits") if what == "pictures" else graph.labels("clean_digits", "train")
+    lost = next(shard for shard in index.shards if getattr(shard, "split", "train") == "train")
+    before = index.artifact(store).manifest
+    lose(store, lost)
+    model = graph.self_explaining(alone("clean_digits"), 0.5)
+    with pytest.raises(StoreError, match="run the sweep again"):
+        model.compute(store, tmp_path)
+    works = compute(store, model)
+    assert lost in works and model.artifact(store)
+    assert index.artifact(store).manifest == before, "an index is as it was"
+    assert missing([model], store) == []
+    assert missing([index], store) == []
+
+
+def test_a_stage_reads_only_artifacts_that_it_names(tmp_path, monkeypatch):
+    """Its inputs', and those of an index among them. What it reads besides would not be there again where it was lost."""
+    reads: dict[str, set[str]] = {}
+    made: dict[str, set[str]] = {}  # by a stage itself, within it
+    computing: list[str] = []
+    plain_compute, plain_open = Store._compute, Store.open
+
+    def recorded_compute(store: Store, key: str, *arguments: object) -> None:
+        made.setdefault(computing[-1] if computing else "", set()).add(key)
+        computing.append(key)
+        try:
+            plain_compute(store, key, *arguments)
+        finally:
+            computing.pop()
+
+    def recorded_open(store: Store, key: str) -> Artifact:
+        if computing:
+            reads.setdefault(computing[-1], set()).add(key)
+        return plain_open(store, key)
+
+    monkeypatch.setattr(Store, "_compute", recorded_compute)
+    monkeypatch.setattr(Store, "open", recorded_open)
+    store = Store(str(tmp_path / "store"))
+    stages = {stage.key: stage for stage in closure(stage_outputs.pipeline(store, tmp_path))}
+    besides = {}
+    for key in reads.keys() & stages.keys():
+        stage = stages[key]
+        named = {*stage.inputs, *stage.also_reads}
+        named |= {other for index in named if index.is_index for other in index.inputs}
+        read = reads[key] - {key} - {other.key for other in named} - made.get(key, set())
+        if read:
+            besides[f"{stage.kind} {stage.name}"] = [f"{stages[other].kind} {stages[other].name}" for other in read]
+    assert besides == {}
+    assert len(reads) > 30

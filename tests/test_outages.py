@@ -1,0 +1,157 @@
+"""What a bucket that does not answer, spot losses and processes that die again and again do to a sweep: the first two, nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sweep.engines import job, training
+from sweep.engines.cluster import Workers
+from sweep.engines.job import attempt, through_outages
+from sweep.store.artifacts import Store
+from sweep.store.files import UnreachableError
+
+KEY = "ab" * 20
+
+
+class Written:
+    """Work that writes a file."""
+
+    key, name, kind = KEY, "a file", "written"
+
+    def publish(self, store: Store, wait: bool = True, on_begin=None):
+        return store.get_or_compute(
+            self.key, stage=self.kind, params={}, inputs=[], compute=lambda d: (d / "a").write_text("x") and {}, wait=wait
+        )
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[SimpleNamespace]:
+    """A stand-in for S3 that can be stopped and started again: buckets and what is in them outlive it."""
+    moto_server = pytest.importorskip("moto.server", reason="moto is a test dependency")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is a test dependency")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="outages")
+    s3fs = pytest.importorskip("s3fs").S3FileSystem
+    s3fs.clear_instance_cache()
+    monkeypatch.setattr(s3fs, "retries", 1)  # its own and its client's take ten seconds a call
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+    def start() -> None:
+        nonlocal running
+        running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        running.start()
+
+    def stop() -> None:
+        running.stop()
+        running._server.server_close()  # or the port would go on taking connections
+
+    yield SimpleNamespace(stop=stop, start=start)
+    stop()
+
+
+def test_work_goes_on_when_the_bucket_answers_again_and_fails_after_a_while(server, tmp_path, monkeypatch, caplog):
+    store = Store("s3://outages/prefix", str(tmp_path / "cache"))
+    server.stop()
+    for call in (lambda: store.exists(KEY), lambda: store.is_claimed(KEY), lambda: Written().publish(store)):
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            call()
+    monkeypatch.setattr(job, "OUTAGE_S", 0.5)
+    assert isinstance(attempt(Written(), store).error, UnreachableError)
+    monkeypatch.setattr(job, "OUTAGE_S", 600.0)
+    threading.Timer(3.0, server.start).start()
+    outcome = attempt(Written(), store)
+    assert outcome.error is None and store.exists(KEY)
+    assert "tried again in" in caplog.text
+
+
+def test_each_outage_has_its_time(monkeypatch):
+    """What goes on for long and meets an outage now and then is begun again each time."""
+    clock = SimpleNamespace(now=100.0)
+    fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda seconds: setattr(clock, "now", clock.now + seconds))
+    monkeypatch.setattr(job, "time", fake)
+    calls = []
+
+    def call(seconds: float, until: int) -> str:
+        calls.append(clock.now)
+        clock.now += seconds
+        if len(calls) < until:
+            raise UnreachableError("no answer")
+        return "done"
+
+    assert through_outages(lambda: call(3600.0, 8)) == "done"
+    calls.clear()
+    began = clock.now
+    with pytest.raises(UnreachableError):
+        through_outages(lambda: call(10.0, 1000))
+    assert job.OUTAGE_S < clock.now - began < 1.2 * job.OUTAGE_S
+
+
+def test_a_directory_that_cannot_be_used_is_said_at_once(tmp_path):
+    """Nothing is waited for where a disk is concerned: that does not pass by itself."""
+    (tmp_path / "store").mkdir()
+    store = Store(str(tmp_path / "store"))
+    (tmp_path / "store" / "leases").write_text("a file in the place of a directory")
+    began = time.monotonic()
+    error = attempt(Written(), store).error
+    assert error is not None and not isinstance(error, UnreachableError)
+    assert time.monotonic() - began < 5.0
+
+
+class LostFit:
+    """Stands in for a fit on spot machines that is lost after so many polls of the driver, each a second."""
+
+    lives = 0
+    begun = 0
+    is_together, num_workers = False, 1
+
+    def __init__(self, num_workers: int, works: list, store: object, workers: Workers) -> None:
+        type(self).begun += 1
+        self.works, self.seconds = works, 0.0
+
+    @property
+    def is_running(self) -> bool:
+        self.seconds += training.POLL_S
+        return self.seconds < self.lives
+
+    @property
+    def outcome(self) -> training.Lost:
+        return training.Lost(RuntimeError("the node was taken back"))
+
+
+@pytest.mark.parametrize(("lives", "is_accident"), [(3600, True), (20, False)])
+def test_losses_of_long_fits_never_end_a_sweep_and_quick_ones_do(monkeypatch, lives, is_accident):
+    """Eight spot workers, lost all at once, again and again: each has trained for an hour and left its checkpoint, or dies at once."""
+    num_workers, num_events = 8, 30
+    fit = type("Fit", (LostFit,), {"lives": lives, "begun": 0})
+    monkeypatch.setattr(training, "_Fit", fit)
+    works = [SimpleNamespace(key=f"{i:040d}", name=str(i), size=1.0, num_workers=1) for i in range(10)]
+
+    def existing(keys: object) -> set[str]:
+        return {work.key for work in works} if fit.begun > num_workers * num_events else set()  # then they are done
+
+    store = SimpleNamespace(existing=existing, is_claimed=lambda key: False)
+    monkeypatch.setattr(training.time, "sleep", lambda seconds: None)
+    trainings = training._Trainings(works, store, Workers(num_workers, 1.0, 1, 64, is_one_machine=False), lambda work: None)
+    if is_accident:
+        trainings.run()
+    else:
+        with pytest.raises(RuntimeError, match="taken back"):
+            trainings.run()
+        assert fit.begun < num_workers * num_events
+
+
+def test_a_lost_worker_is_told_with_what_it_computed(tmp_path: Path):
+    error = job.WorkLostError.of("finetune cars", RuntimeError("out of memory"))
+    assert "finetune cars" in str(error) and "--workers" in str(error) and "out of memory" in str(error)
