@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from core.data.directory import DataDirectory, DomainError
 from core.data.pictures import PictureError
@@ -53,6 +54,11 @@ class ParquetSplit:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def pieces(self) -> NDArray[np.int64]:
+        """The row group of each picture, counted over all files. [N]"""
+        return np.repeat(np.arange(len(self._groups)), np.diff(self._group_starts))
 
     def read_bytes(self, index: int) -> bytes:
         """The encoded picture. Raises PictureError where it is damaged, DomainError where its file has gone."""

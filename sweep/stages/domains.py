@@ -45,6 +45,10 @@ class DomainFacts:
     source: str
     counts: tuple[int, int, int]
 
+    @property
+    def is_drawn(self) -> bool:
+        return self.location.startswith(DRAWN)
+
     def count(self, split: Split) -> int:
         return self.counts[SPLITS.index(split)]
 
@@ -118,8 +122,19 @@ def _drawn(drawing: str, name: str, data: DataSettings) -> Domain:
 
 
 def selected(facts: DomainFacts, data: DataSettings, split: Split) -> NDArray[np.int64]:
-    """Which pictures of the domain's own train or test split the sweep's split takes, in order: the same at each call."""
+    """Which pictures of the domain's own train or test split the sweep's split takes, in its order: the same at each call.
+
+    Files are often sorted by class, and of an order the first ones are labelled: so it is mixed, but for drawn domains, which are mixed
+    already.
+    """
     return _selected(facts, data, split)
+
+
+def mixed(index: NDArray[np.int64], pieces: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Pictures of a split in a random order in which those of one piece stay together. pieces: [N], of all of the split's pictures."""
+    rng = np.random.default_rng(seed)
+    rank = rng.permutation(int(pieces.max()) + 1)
+    return index[np.lexsort((rng.random(len(index)), rank[pieces[index]]))]
 
 
 @lru_cache(maxsize=4)
@@ -134,4 +149,7 @@ def _selected(facts: DomainFacts, data: DataSettings, split: Split) -> NDArray[n
     if most is not None and len(index) > most:
         index = np.sort(np.random.default_rng(data.seed).choice(index, most, replace=False))
     assert len(index) == facts.count(split)
-    return index
+    if facts.is_drawn:
+        return index
+    origin = domain.splits["test" if split == "test" else "train"]
+    return mixed(index, getattr(origin, "pieces", np.arange(len(origin))), data.seed)

@@ -48,7 +48,8 @@ class PictureShard(Stage):
     def params(self) -> dict[str, Any]:
         data = {k: v for k, v in asdict(self.data).items() if k != "max_corrupt_share"}
         where = {"split": self.split, "start": self.start, "stop": self.stop}
-        return {"fingerprint": self.domain.fingerprint, "preprocessing": asdict(self.preprocessing), "data": data, **where}
+        order = {} if self.domain.is_drawn else {"order": "mixed"}
+        return {"fingerprint": self.domain.fingerprint, "preprocessing": asdict(self.preprocessing), "data": data, **where, **order}
 
     @property
     def size(self) -> float:
@@ -99,6 +100,7 @@ class Pictures(Stage):
 
     kind = "pictures"
     version = 2
+    is_index = True
 
     domain: DomainFacts
     shards: tuple[PictureShard, ...]
