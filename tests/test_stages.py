@@ -17,7 +17,7 @@ from core.metrics import SCORES, e_rmse
 from sweep.experiment.sources import Source
 from sweep.stages.heads import load_heads
 from sweep.stages.objectives import OBJECTIVES
-from sweep.stages.scoring import hardly_differ
+from sweep.stages.scoring import SplitEvaluator, hardly_differ
 from sweep.stages.stage import closure
 from sweep.store.artifacts import Store
 
@@ -205,6 +205,26 @@ def test_faster_arithmetic_is_taken_only_where_it_changes_scores_less_than_their
     wrong = logits.copy()
     wrong[60:63] = -wrong[60:63]
     assert not hardly_differ(exact, (wrong, maps), class_ids, errors)
+
+
+def test_an_evaluator_on_a_gpu_tries_tf32_on_its_first_model_and_goes_on_with_it(finished):
+    """Told here that it were on one: torch's setting is read while the model computes."""
+    store, graph, _ = finished
+    pictures, labels = graph.pictures("street_digits"), graph.labels("street_digits", "validation")
+    evaluator = SplitEvaluator(store, pictures, labels, graph.base.preprocessing, "cpu")
+    classifier = graph.classifier("street_digits", 1.0).load(store)
+    seen: list[str] = []
+    classifier.visual.ln_post.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    plain = evaluator.outputs(classifier)
+    assert set(seen) == {"highest"}
+    evaluator._takes_tf32 = None
+    seen.clear()
+    exact = evaluator.outputs(classifier)
+    assert seen[0] == "highest" and seen[-1] == "high" and torch.get_float32_matmul_precision() == "highest"
+    assert all(np.array_equal(a, b) for a, b in zip(plain, exact, strict=True))
+    seen.clear()
+    evaluator.outputs(classifier)
+    assert set(seen) == {"high"}, "a CPU computes the same either way, so that the trial speaks for it"
 
 
 def test_a_self_explaining_model_may_start_from_the_prediction_only_weights(finished):
