@@ -14,7 +14,7 @@ MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep")
 # Rooms, the highest first: each imports only itself and rooms below it.
 ROOMS = {
     "sweep": ("run", "commands", "record", "explain", "export", "stages", "engines", "report", "experiment", "store"),
-    "core": ("explainers", "games", "shapley", "merging", "METHOD", "miniature", "data"),
+    "core": ("explainers", "games", "shapley", "merging", "METHOD", "miniature", "data", "statistics"),
 }
 # `core`'s own files are the method's: a model is built of the miniature's weights, and games are played on models.
 METHOD = "METHOD"
@@ -24,7 +24,7 @@ KNOWS_ONLY_ITSELF = ("core/shapley/",)
 # A heavy library -> the only modules that may import it.
 HOMES = {
     "open_clip": {"core/clip_library.py", "core/miniature/pretrain.py"},
-    "ray": {"sweep/engines/cluster.py", "sweep/engines/tasks.py", "sweep/engines/training.py"},
+    "ray": {f"sweep/engines/{name}.py" for name in ("cluster", "tasks", "training", "shards")},
     "ray.data": {"sweep/engines/shards.py"},
     "ray.train": {"sweep/engines/training.py"},
     "ray.tune": {"sweep/engines/trials.py"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,6 +307,14 @@ def test_the_examples_of_commands_that_look_at_sweeps_are_accepted(command):
     assert len(examples) >= 2 and {words[0] for words in examples} == {command}
     for words in examples:
         assert command_line.make_parser().parse_args(words).command == command
+
+
+@pytest.mark.parametrize("command", ["all_pairs", "universal", "label"])
+def test_help_tells_a_default_once_and_only_where_there_is_one(command, capsys):
+    text = help_of(capsys, command)
+    assert "default: None" not in text and "default: False" not in text
+    assert "may be a fraction (default: 1.0)" in text
+    assert not re.search(r"\(default[^()]*\) \(default", text)
 
 
 def test_help_of_a_command_names_every_option(capsys):

@@ -1,11 +1,14 @@
 """The description in the record says what matters in few words, and shows names as they are."""
 
+import re
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from synthetic_result import DOMAINS, synthetic_result
 
 from sweep.report.description import description_markdown
+from sweep.report.page import render_html
 from sweep.report.result import SweepResult
 from sweep.report.tables import best_pairs, reference_of_pairs
 
@@ -13,6 +16,11 @@ from sweep.report.tables import best_pairs, reference_of_pairs
 @pytest.fixture(scope="module")
 def result() -> SweepResult:
     return synthetic_result(num_examples=1)
+
+
+def told(result: SweepResult, **search: str) -> SweepResult:
+    """The same with these settings of the search."""
+    return replace(result, provenance={**result.provenance, **{f"search.{name}": value for name, value in search.items()}})
 
 
 def _table(text: str) -> list[list[str]]:
@@ -29,6 +37,34 @@ def test_the_best_pairs_stand_beside_the_references_of_their_targets(result):
         assert row[head.index("IoU@10")] == f"{pair['iou_at_10']:.3f}"
         assert row[head.index("mean map")] == f"{mean_map[index]:.3f}"
         assert row[head.index("zero predictor")] == f"{zero[index]:.3f}"
+
+
+def test_five_pairs_are_listed_of_several_sources_and_many_targets():
+    result = synthetic_result(sources=["concepts", "others", "concepts,others"], command="universal", num_examples=1)
+    result = told(result, objective="e_rmse", merge="atlas_rows:explanation_weight=0.5,num_steps=120,learning_rate=0.03,num_pictures=256")
+    assert len(_table(description_markdown(result))) == 2 + 5
+
+
+@pytest.mark.parametrize(
+    ("objective", "merge"),
+    [("accuracy_bound", "addition"), ("infidelity", "atlas:num_steps=60"), ("e_rmse", "ties:share=0.2"), ("few_labels", "addition")],
+)
+def test_it_says_what_is_taken_of_the_targets_own_domain(result, objective, merge):
+    """By the record and by the report alike: that no explanation label is, only where the objective reads none."""
+    this = told(replace(result, examples=()), objective=objective, merge=merge)
+    for written in (description_markdown(this).replace("\\", ""), unescape(re.sub(r"<.*?>", "", render_html(this, [])))):
+        text = " ".join(written.split())
+        assert ("takes not one explanation label of the target's domain" in text) == (objective in ("accuracy_bound", "infidelity"))
+        chosen = f"chosen with explanation labels of the target's own validation pictures (objective {objective})"
+        assert (chosen in text) == (objective not in ("accuracy_bound", "infidelity"))
+        learned = f"rule {merge} each part of the vector has a coefficient, which is learned on the target's own pictures, without labels"
+        assert (learned in text) == merge.startswith("atlas")
+        assert (f"merge rule {merge} edits the vector" in text) == merge.startswith("ties")
+
+
+def test_the_pictures_say_the_rule_that_their_models_are_merged_by(result):
+    page = render_html(told(result, objective="e_rmse", merge="ties:share=0.2"), [])
+    assert "domain added by the merge rule ties:share=0.2;" in page and "added by the merge rule" not in render_html(result, [])
 
 
 def test_it_names_what_to_open(result):

@@ -30,8 +30,8 @@ def data(result) -> dict:
 
 
 def close(shown: float, value: float) -> bool:
-    """Four significant digits are kept."""
-    return math.isclose(shown, value, rel_tol=5.1e-4, abs_tol=1e-12)
+    """Six significant digits are kept."""
+    return math.isclose(shown, value, rel_tol=5.1e-6, abs_tol=1e-12)
 
 
 def test_every_pair_has_its_scores_its_references_and_its_cells(result, data):
@@ -85,6 +85,12 @@ def test_pictures_come_with_their_maps_over_lambda2(result, data):
             over_lambda = shown["over_lambda"][str(result.sources.index(source))]
             assert over_lambda["lambdas"] == list(maps.lambdas) and over_lambda["class_names"] == list(maps.class_names)
             np.testing.assert_allclose(over_lambda["maps"], maps.attributions, atol=np.abs(maps.attributions).max() / 1000)
+
+
+def test_the_page_rounds_as_the_tables_do(result):
+    cells = result.cells.assign(correlation=0.26449)
+    shown = page_data(replace(result, cells=cells))["pairs"][0]["scores"]["correlation"]
+    assert f"{shown:.3f}" == "0.264"  # 0.2645, of four digits, would be 0.265
 
 
 def test_gaps_are_null_and_never_nan(result):

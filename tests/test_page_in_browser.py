@@ -47,8 +47,8 @@ def matrix(page: Browser) -> dict[int, str]:
 
 
 def are_shown(shown: dict[int, str], values: pd.Series) -> bool:
-    """Two digits of four significant ones."""
-    return len(shown) == len(values) and all(abs(float(shown[i]) - value) < 0.0051 for i, value in enumerate(values))
+    """Two decimals of six significant digits."""
+    return len(shown) == len(values) and all(abs(float(shown[i]) - value) < 0.00501 for i, value in enumerate(values))
 
 
 def canvases(page: Browser) -> list[str]:
@@ -189,6 +189,17 @@ def test_nothing_is_wider_than_a_phone(browser, page_path, is_open):
         browser.evaluate(CELL.format(1) + ".click()")
     widths = "['html', '#pair', '#pair-body'].map((name) => document.querySelector(name).scrollWidth)"
     assert max(browser.evaluate(widths)) <= 360
+
+
+def test_captions_are_no_wider_than_a_phone_and_name_their_tables(browser, page_path):
+    browser.open(page_path, 360, 740)
+    browser.evaluate(CELL.format(1) + ".click()")
+    ends = browser.evaluate("[...document.querySelectorAll('.caption')].map((one) => one.getBoundingClientRect().right)")
+    assert len(ends) == 9 and max(ends) <= 360
+    named = "[...document.querySelectorAll('table[aria-labelledby]')].map((one) => one.getAttribute('aria-labelledby'))"
+    found = browser.evaluate("[...document.querySelectorAll('p.caption')].filter((one) => !one.closest('.scroll')).map((one) => one.id)")
+    assert sorted(browser.evaluate(named)) == sorted(found) and len(set(found)) == len(ends)
+    assert browser.evaluate("document.querySelector('caption')") is None
 
 
 def test_without_a_script_tables_and_figures_are_there(browser, page_path):

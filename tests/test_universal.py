@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,15 +11,19 @@ import pytest
 import torch
 from in_process import TINY_UNIVERSAL, no_engines
 from mlflow import MlflowClient
+from scipy import stats
+from synthetic_result import synthetic_result
 
 from core.merging.combination import Mean, TsvM
 from core.merging.fisher import Fisher
 from core.merging.rule import Evidence
 from core.task_vectors import TaskVector
 from sweep import run
-from sweep.commands import universal
+from sweep.commands import seeds, universal
+from sweep.commands.options import Places
 from sweep.commands.sweep import check
 from sweep.experiment.config import ConfigError, SweepConfig
+from sweep.report.result import SweepResult
 from sweep.report.table1 import ROWS
 from sweep.report.tables import chosen_pairs
 from sweep.stages.base import BaseModel
@@ -130,6 +136,36 @@ def test_table1_and_all_tables_are_recorded_and_the_seeds_as_a_run_of_their_own(
     assert set(first.loc[~first["is_reference"], "model"]) == {row.model for row in ROWS}
     assert {"chance", "side_head", "gradient_rollout"} <= set(first.loc[first["is_reference"], "model"])
     assert not first["mean"].equals(second["mean"])
+
+
+def test_the_run_of_the_seeds_says_what_its_sweeps_share_and_each_source_by_itself(new_database, tmp_path, monkeypatch):
+    """Of made-up sweeps whose two sources differ in one character."""
+    shutil.copyfile(new_database, tmp_path / "mlflow.db")
+
+    def made_up(command: str, config: SweepConfig, *_: object) -> SweepResult:
+        seed = config.search.seed
+        made = synthetic_result(sources=["cars+scenes", "cars,scenes"], command=command, num_examples=0, seed=seed)
+        return replace(made, sweep_key=f"{seed:040x}")
+
+    monkeypatch.setattr(seeds, "run_sweep", made_up)
+    asked = config("--suite", "miniature", "--merge", "ties:share=0.3", "--head", "efficiency", "--seed", "4")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    table = seeds.run_seeds("universal", asked, 3, Places(tracking_uri=uri), lambda text: None)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("universal/miniature")
+    (found,) = client.search_runs([experiment.experiment_id])
+    params = found.data.params
+    shared = {"merge": "ties:share=0.3", "objective": "accuracy_bound", "head": "efficiency", "base": "miniature", "seeds": "[4, 5, 6]"}
+    assert shared.items() <= params.items() and params["sweep_keys"].count(",") == 2
+    assert {"alphas", "lambdas", "label_budget", "test_label_budget", "num_pairs"} < params.keys()
+    assert "merged by `ties:share=0.3`" in found.data.tags["mlflow.note.content"]
+    for source, name in (("cars+scenes", "cars with scenes"), ("cars,scenes", "cars and scenes")):
+        of_source = table[(table["source_domain"] == source) & (table["model"] == "transferred")]
+        values = of_source.loc[of_source["measure"] == "correlation", "value"]
+        mean = found.data.metrics[f"{name}.correlation"]
+        assert mean == pytest.approx(values.mean())
+        low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+        assert (found.data.metrics[f"{name}.correlation.low"], found.data.metrics[f"{name}.correlation.high"]) == pytest.approx((low, high))
 
 
 def test_objectives_are_compared_with_what_an_oracle_finds_on_test(swept):

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from sweep.commands import sweep_options
+from sweep.commands.options import HelpWithDefaults
 from sweep.commands.seeds import run_as_asked
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.suites import SUITES
@@ -31,7 +32,7 @@ def add_parser(commands: Any) -> None:
         help=HELP,
         description="Fine-tune every source with and without explanation labels, add the difference of the weights to every target's "
         "classifier, and search alpha and lambda2 for each pair. Without options: the miniature suite, minutes on a laptop.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
         argument_default=None,
     )
     sweep_options.add_sweep_options(sweep, SUITES, "each domain")

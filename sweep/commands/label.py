@@ -8,7 +8,7 @@ from typing import Any
 from core.games.attribution_labels import LabelSettings
 from core.shapley.estimators import ESTIMATORS
 from sweep.commands.labelling import LabelRequest, Prices, check, describe, run_label
-from sweep.commands.options import add_places, places_from
+from sweep.commands.options import HelpWithDefaults, add_places, places_from
 from sweep.experiment.config import ConfigError
 from sweep.experiment.cost import ASSUMED_UTILISATION, GPUS
 from sweep.stages.base import BaseModel
@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     label = commands.add_parser(
         "label",
         help="Shapley labels of a whole data set, with error bars",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
     )
     what = label.add_argument_group("what to label")
     what.add_argument("--data", required=True, help="directory, Parquet file or hf://datasets/... URL, as a domain of a sweep")

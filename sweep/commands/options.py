@@ -25,6 +25,15 @@ class Places:
     threads_per_worker: int | None = None
 
 
+class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Ends an option's help with its default, where there is one and the text does not tell it already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def add_places(parser: argparse.ArgumentParser, store: str | None, store_help: str, tracking: bool = True) -> None:
     """Where to run: `places_from` reads it."""
     where = parser.add_argument_group("where")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-from typing import Any
 
 import pandas as pd
 
+from core.merging.addition import Addition
+from core.statistics.intervals import mean_interval
 from sweep.commands.options import Places, places_from
-from sweep.commands.sweep import Say, describe_sweep, run_sweep
+from sweep.commands.sweep import Say, describe_sweep, flat_settings, run_sweep
 from sweep.experiment.config import ConfigError, SweepConfig
 from sweep.record.note import running_note
 from sweep.record.sweep_run import SweepRun
@@ -18,7 +19,9 @@ from sweep.record.tracker import Tracker
 from sweep.report.seeds import over_seeds, seeds_summary
 
 _NOT_IN_METRICS = r"[^/\w.\- :]"
-"""Characters that MLflow refuses in a metric's name; a source may have them (`A+B`, `A,B`)."""
+"""Characters that MLflow refuses in a metric's name; a source may have them."""
+_JOINTS = {"+": " with ", ",": " and "}
+"""What stands for those that join domains: `A+B` and `A,B` are two sources."""
 
 
 def run_as_asked(command: str, config: SweepConfig, options: argparse.Namespace) -> None:
@@ -46,20 +49,33 @@ def run_seeds(command: str, config: SweepConfig, num_seeds: int, places: Places,
     table = over_seeds(results)
     summary = seeds_summary(table, len(results[0].targets))
     say(f"\n{summary}")
-    keys = [result.sweep_key for result in results]
+    keys = {seed: result.sweep_key for seed, result in enumerate(results, first)}
     _record(command, config, places, table, summary, keys)
     return table
 
 
-def _record(command: str, config: SweepConfig, places: Places, table: pd.DataFrame, summary: str, keys: list[str]) -> None:
-    key = hashlib.sha256("".join(keys).encode()).hexdigest()[:40]
+def _record(command: str, config: SweepConfig, places: Places, table: pd.DataFrame, summary: str, keys: dict[int, str]) -> None:
+    """keys: seed -> key of its sweep."""
+    key = hashlib.sha256("".join(keys.values()).encode()).hexdigest()[:40]
     tracker = Tracker(places.tracking_uri, f"{command}/{config.suite}")
-    params: dict[str, Any] = {"suite": config.suite, "num_seeds": len(keys), "sweep_keys": keys}
-    note = running_note(f"**{len(keys)} seeds** of {command} on suite {config.suite}, taken together.")
-    run = SweepRun(tracker, key, f"{command} {config.suite} {len(keys)} seeds {key[:8]}", params, {"suite": config.suite}, note)
-    transferred = table[table["model"] == "transferred"]
-    means = transferred[~transferred["measure"].str.startswith("beats: ")].groupby(["source_domain", "measure"])["value"].mean()
+    params = {**flat_settings(config), "num_seeds": len(keys), "seeds": list(keys), "sweep_keys": list(keys.values())}
+    merge = config.search.merge_text
+    merged = f", merged by `{merge}`" if merge != Addition.name else ""
+    heading = f"**{len(keys)} seeds** of {command} on suite {config.suite}{merged}, taken together."
+    name = f"{command} {config.suite} {len(keys)} seeds {key[:8]}"
+    run = SweepRun(tracker, key, name, params, {"suite": config.suite}, running_note(heading))
     run.log_table("seeds", table)
-    run.log_metrics({f"{re.sub(_NOT_IN_METRICS, '_', str(source))}.{measure}": float(value) for (source, measure), value in means.items()})
-    run.describe(f"**{len(keys)} seeds** of {command} on suite {config.suite}, taken together.\n\n```\n{summary}\n```")
+    run.log_metrics(_metrics(table))
+    run.describe(f"{heading}\n\n```\n{summary}\n```")
     run.finish()
+
+
+def _metrics(table: pd.DataFrame) -> dict[str, float]:
+    """SOURCE.MEASURE of the transferred models: the mean over the seeds; and with `.low` and `.high` the ends of its 95 % interval."""
+    metrics: dict[str, float] = {}
+    transferred = table[(table["model"] == "transferred") & ~table["measure"].str.startswith("beats: ")]
+    for (source, measure), values in transferred.groupby(["source_domain", "measure"])["value"]:
+        joined = "".join(_JOINTS.get(character, character) for character in str(source))
+        name, mean = f"{re.sub(_NOT_IN_METRICS, '_', joined)}.{measure}", mean_interval(values)
+        metrics |= {name: mean.estimate, f"{name}.low": mean.low, f"{name}.high": mean.high}
+    return metrics

@@ -158,12 +158,11 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
                 labels.check_base(domain, facts.fingerprint)
             graph = SweepGraph(command, config, facts, domains, checked.imported)
             key = graph.result.key
-            parameters = {"suite": config.suite, "base": config.base, "num_domains": len(domains), "num_pairs": len(config.pairs)}
             sweep_run = SweepRun(
                 tracker,
                 key,
                 f"{command} {config.suite} {key[:8]}",
-                {**parameters, **_flat_settings(config)},
+                flat_settings(config),
                 {"suite": config.suite},
                 running_note(f"Explainability vectors of suite **{config.suite}**: {_description(config)}."),
             )
@@ -187,8 +186,13 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
     return result
 
 
-def _flat_settings(config: SweepConfig) -> dict[str, Any]:
+def flat_settings(config: SweepConfig) -> dict[str, Any]:
+    """The parameters of a sweep's run in the record. Sweeps that differ in their seed alone share them."""
     return {
+        "suite": config.suite,
+        "base": config.base,
+        "num_domains": len({domain.name for domain in config.used_domains}),
+        "num_pairs": len(config.pairs),
         "sources": list(config.sources or ()),
         "targets": list(config.target_names),
         "alphas": list(config.search.alphas),
@@ -197,6 +201,8 @@ def _flat_settings(config: SweepConfig) -> dict[str, Any]:
         "merge": config.search.merge_text,
         "search": config.search.method,
         "select": config.search.select,
+        "objective": config.search.objective,
+        "head": config.head,
         "label_source": config.labels.train_source,
         "label_estimator": config.labels.train.estimator,
         "label_budget": config.labels.train.budget,

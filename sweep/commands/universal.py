@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweep.commands import sweep_options
+from sweep.commands.options import HelpWithDefaults
 from sweep.commands.seeds import run_as_asked
 from sweep.experiment.config import SweepConfig
 from sweep.experiment.sources import OTHERS
@@ -35,7 +36,7 @@ def add_parser(commands: Any) -> None:
         description="Fine-tune a diverse source with and without explanation labels and add the difference of the weights, the universal "
         "explainability vector, to every target's classifier. Without options: the miniature suite, from drawings that share no class "
         "with the targets (concepts), from all other domains (others), and from both vectors made one (concepts,others).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpWithDefaults,
         argument_default=None,
     )
     sweep_options.add_sweep_options(sweep, UNIVERSAL_SUITES, "the suite's; others for --domains of your own")

@@ -29,6 +29,8 @@ SHAPLEY = "shapley"
 Start = Literal["base", "prediction_only"]
 LABEL_SOURCES = (SHAPLEY, *EXPLAINERS)
 OBJECTIVE_NAMES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+LABEL_FREE_OBJECTIVES: tuple[ObjectiveName, ...] = ("accuracy_bound", "infidelity")
+"""Those that read no explanation label of the target."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sweep.report.findings import findings, title, warnings
+from sweep.report.findings import finding, title, warnings, what_of_target
 from sweep.report.result import SweepResult
 from sweep.report.tables import KEPT_ACCURACY, REFERENCE_TITLES, best_pairs, chosen_pairs, reference_of_pairs
 from sweep.report.text import number, shown_name
@@ -35,15 +35,15 @@ def description_markdown(result: SweepResult, num_pairs: int = 5) -> str:
     parts = [
         f"### {title(result)}",
         f"Suite **{_plain(shown_name(result.suite, 40))}**, command `{result.command}`, points chosen on {result.selected_on}, scored on "
-        "test. An explainability vector of the source is added to the target's classifier, which then explains itself without one "
-        "explanation label of its own domain.",
+        f"test. An explainability vector of the source is added to the target's classifier, which then explains itself. "
+        f"{_plain(what_of_target(result))}".rstrip(),
         *(f"> **Warning.** {_plain(text)}" for text in warnings(result)),
         "**Look first at** `report.html` among the artifacts: everything on one page. Then at `figures/trade_off.png` (accuracy against "
         f"explanation), {has_examples}`figures/coefficient_curves.png` (what lambda2 does).",
         f"**Best of {len(chosen_pairs(result))} pairs** by IoU@10, those that keep {KEPT_ACCURACY:.0%} of the accuracy first; beside each "
         "score, the references of the pair's target:",
         _table(heads, rows),
-        "\n".join(f"- {_plain(text)}" for text in findings(result)),
+        "\n".join(f"- **{found.standing}.** {_plain(found.text)}" for found in finding(result)),
         "**How to read it.** IoU@10 and correlation are better when larger, E-RMSE when smaller. E-RMSE falls by shrinkage alone, so a "
         "good pair is above chance, the mean map and prediction-only in IoU@10, near the supervised model, at a normalised accuracy "
         "near 1. Every point, reference and similarity is in `cells.html`, `references.html` and `similarities.html` (and `.parquet`), "

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.merging.addition import Addition
+from core.merging.rules import MERGE_RULES
+from sweep.experiment.config import LABEL_FREE_OBJECTIVES
 from sweep.report.evidence import SCALE_FREE, Group, Standing, against, best_untrained, over_targets, ranked, told, with_interval
 from sweep.report.references import EXPECTED, REFERENCE_TITLES
 from sweep.report.result import SCORE_COLUMNS, SweepResult
@@ -16,6 +19,33 @@ def title(result: SweepResult) -> str:
     if result.is_all_pairs:
         return f"Transferring explanations between all pairs of {len(result.targets)} domains"
     return f"Transferring explanations from {_counted(result.sources, 'source')} to {_counted(result.targets, 'target domain')}"
+
+
+def merge_rule(result: SweepResult) -> str | None:
+    """The merge rule as `--merge` takes it; None where it is addition, or not known."""
+    rule = str(result.provenance.get("search.merge", Addition.name))
+    return None if rule == Addition.name else rule
+
+
+def what_of_target(result: SweepResult) -> str:
+    """What of the target's own domain its transferred classifier comes from, besides its class labels: a sentence or two."""
+    rule, sentences = merge_rule(result), []
+    if rule is not None and (known := MERGE_RULES.get(rule.partition(":")[0])) is not None and "coefficients" in known.needs:
+        sentences.append(
+            f"By the merge rule {rule} each part of the vector has a coefficient, which is learned on the target's own pictures, without "
+            "labels."
+        )
+    elif rule is not None:
+        sentences.append(f"The merge rule {rule} edits the vector before it is added.")
+    objective = result.provenance.get("search.objective")
+    if objective in LABEL_FREE_OBJECTIVES:
+        sentences.append("It takes not one explanation label of the target's domain.")
+    elif objective is not None:
+        sentences.append(
+            f"Alpha and lambda2 are chosen with explanation labels of the target's own {result.selected_on} pictures (objective "
+            f"{objective}); no others of its domain are read."
+        )
+    return " ".join(sentences)
 
 
 @dataclass(frozen=True)

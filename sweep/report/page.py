@@ -15,7 +15,17 @@ from markupsafe import Markup
 from core.metrics import SCORE_NAMED, SCORES
 from sweep.report.evidence import COMPARED, Against, comparisons, means_by_group, p_text, ranked, signed
 from sweep.report.figures.drawing import Drawing, draw_figures
-from sweep.report.findings import INTERVAL_MEANINGS, finding, findings, key_numbers, standing_meaning, title, warnings
+from sweep.report.findings import (
+    INTERVAL_MEANINGS,
+    finding,
+    findings,
+    key_numbers,
+    merge_rule,
+    standing_meaning,
+    title,
+    warnings,
+    what_of_target,
+)
 from sweep.report.page_data import page_data
 from sweep.report.references import REFERENCE_MEANINGS, REFERENCE_TITLES
 from sweep.report.result import FRAMES, SweepResult
@@ -63,6 +73,8 @@ def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
         finding=finding(result),
         standing_meaning=standing_meaning(),
         findings=findings(result),
+        merge_rule=merge_rule(result),
+        what_of_target=what_of_target(result),
         key_numbers=key_numbers(result),
         data=page_data(result),
         scores=SCORES,

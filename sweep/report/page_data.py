@@ -1,6 +1,7 @@
 """What the page's script draws, as plain JSON: the matrix's columns, every pair with its cells, pictures with their maps.
 
-Numbers have four significant digits, a map's as many as its largest needs for them; an undefined one is null.
+Numbers have six significant digits, so that the script's rounding to three decimals is that of the tables; a map's values have as many
+decimals as its largest needs for four. An undefined number is null.
 """
 
 import base64
@@ -155,4 +156,4 @@ def _numbers(values: Mapping[str, Any] | pd.Series) -> dict[str, float | None]:
 
 
 def _number(value: float) -> float | None:
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from core.merging.rule import MergeRule
-from sweep.experiment.config import ObjectiveName, SearchSettings
+from sweep.experiment.config import LABEL_FREE_OBJECTIVES, ObjectiveName, SearchSettings
 
 Cell = dict[str, Any]
 """The point, its split and its scores (CELL_COLUMNS); where parameters of the merge rule are searched, the rule's text under `merge`."""
@@ -31,11 +31,15 @@ def keeps_accuracy(cell: Cell, search: SearchSettings) -> bool:
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """An objective over the cells of one pair. needs_labels: whether it reads attribution labels of the target."""
+    """An objective over the cells of one pair."""
 
     name: ObjectiveName
     title: str
-    needs_labels: bool
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it reads attribution labels of the target."""
+        return self.name not in LABEL_FREE_OBJECTIVES
 
     @abstractmethod
     def best(self, feasible: Sequence[Cell], cells: Sequence[Cell], search: SearchSettings) -> Cell:
@@ -113,11 +117,11 @@ def _or_infinite(value: float | None, sign: float = 1.0) -> float:
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     objective.name: objective
     for objective in (
-        AccuracyBound("accuracy_bound", "largest lambda2 within the accuracy bound", False),
-        BestScore("e_rmse", "smallest E-RMSE", True, "e_rmse", 1.0),
-        BestScore("iou_at_10", "largest IoU@10", True, "iou_at_10", -1.0),
-        BestScore("correlation", "largest correlation", True, "correlation", -1.0),
-        BestScore("infidelity", "smallest infidelity at the best scale", False, "infidelity_at_best_scale", 1.0),
-        BestScore("few_labels", "smallest E-RMSE on a few labels", True, "few_labels_e_rmse", 1.0),
+        AccuracyBound("accuracy_bound", "largest lambda2 within the accuracy bound"),
+        BestScore("e_rmse", "smallest E-RMSE", "e_rmse", 1.0),
+        BestScore("iou_at_10", "largest IoU@10", "iou_at_10", -1.0),
+        BestScore("correlation", "largest correlation", "correlation", -1.0),
+        BestScore("infidelity", "smallest infidelity at the best scale", "infidelity_at_best_scale", 1.0),
+        BestScore("few_labels", "smallest E-RMSE on a few labels", "few_labels_e_rmse", 1.0),
     )
 }

@@ -45,8 +45,8 @@ function drawMatrix(focused = 0) {
   const bars = column.is_score ? BARS.filter((name) => (data.references[name] ?? []).some((row) => isNumber(row[column.name]))) : [];
   const barRows = bars.map((name) => element("tr", {}, element("th", { scope: "row" }, data.titles[name]),
     ...data.references[name].map((row) => element("td", {}, element("div", { class: "cell", ...colourOf(row[column.name]) }, shown(row[column.name], 2))))));
-  matrix.replaceChildren(element("caption", {}, `${column.title}, row: source, column: target`), head,
-    element("tbody", {}, ...rows), element("tbody", { class: "bars" }, ...barRows));
+  document.getElementById("matrix-caption").textContent = `${column.title}, row: source, column: target`;
+  matrix.replaceChildren(head, element("tbody", {}, ...rows), element("tbody", { class: "bars" }, ...barRows));
   const cell = matrix.querySelector(`[data-pair="${focused}"]`);
   if (cell) cell.tabIndex = 0;
   document.getElementById("reading").textContent = column.reading;

@@ -123,6 +123,13 @@ function cellTable(rows) {
       ...names.map((name) => element("td", {}, name === "trial" ? shown(row[name], 0) : shown(row[name], name === "alpha" || name === "lambda2" ? 2 : 3)))))))));
 }
 
+// A table that scrolls where it is wide, below its caption, which does not. The table has an id.
+function captioned(table, text) {
+  const id = `${table.id}-caption`;
+  table.setAttribute("aria-labelledby", id);
+  return [element("p", { class: "caption", id }, text), element("div", { class: "scroll" }, table)];
+}
+
 function scoreTable(pair) {
   const scores = data.scores.filter((score) => isNumber(pair.scores[score.name]));
   const references = Object.keys(pair.references).filter((name) => scores.some((score) => isNumber(pair.references[name][score.name])));
@@ -139,18 +146,17 @@ function scoreTable(pair) {
   const meaning = intervals.length ? element("p", { class: "quiet" }, "The intervals are over these n test pictures (of the label ceiling over those "
     + "that were labelled twice), for these models and these labels: neither over targets nor over seeds (see the definitions at the end of the page).") : null;
   const table = element("table", { id: "pair-scores" },
-    element("caption", {}, "On the target's test pictures; supervised: at the pair's alpha."),
     element("thead", {}, element("tr", {}, element("th", { class: "name" }, "model"), ...scores.map((s) => element("th", { scope: "col" }, s.title)))),
     element("tbody", {}, row("transferred", valueOf(pair.scores), "own"), ...intervals,
       ...references.map((name) => row(data.titles[name], withInterval(name)))));
-  return element("div", {}, element("div", { class: "scroll" }, table), meaning);
+  return element("div", {}, ...captioned(table, "On the target's test pictures; supervised: at the pair's alpha."), meaning);
 }
 
 function provenanceTable(pair) {
   const rows = Object.entries(pair.artifacts).map(([name, key]) => element("tr", {}, element("td", { class: "name" }, name),
     element("td", { class: "name long" }, element("code", {}, key))));
   if (!rows.length) return element("p", {}, "This result names no artifacts.");
-  return element("div", { class: "scroll" }, element("table", {},
-    element("caption", {}, "Keys of the artifacts in the sweep's store that these numbers were made from; each artifact's manifest names its settings and inputs."),
-    element("tbody", {}, ...rows)));
+  const table = element("table", { id: "pair-provenance" }, element("tbody", {}, ...rows));
+  return element("div", {}, ...captioned(table,
+    "Keys of the artifacts in the sweep's store that these numbers were made from; each artifact's manifest names its settings and inputs."));
 }
