@@ -16,12 +16,12 @@ from torch.func import functional_call
 
 from core.losses import classification_loss
 from core.model import Explained, SelfExplainingClassifier
-from core.training_data import Batch, TrainingData, load_ahead
+from core.training_data import Batch, PictureSource, load_ahead
 
 BATCH_SIZE = 32
 
 
-def class_fisher(classifier: SelfExplainingClassifier, data: TrainingData, num_pictures: int = 256, seed: int = 0) -> dict[str, Tensor]:
+def class_fisher(classifier: SelfExplainingClassifier, data: PictureSource, num_pictures: int = 256, seed: int = 0) -> dict[str, Tensor]:
     """Diagonal Fisher information of the predicted classes, by name of the image tower's weights, on the classifier's device.
 
     num_pictures: so many of the data's, drawn with the seed as the answers are; all, where there are fewer. The classifier stays as it is.
@@ -36,7 +36,7 @@ def class_fisher(classifier: SelfExplainingClassifier, data: TrainingData, num_p
 
 
 def attribution_fisher(
-    classifier: SelfExplainingClassifier, data: TrainingData, num_pictures: int = 256, seed: int = 0
+    classifier: SelfExplainingClassifier, data: PictureSource, num_pictures: int = 256, seed: int = 0
 ) -> dict[str, Tensor]:
     """Diagonal Fisher information of the true class's attributions, which equation 5 takes as means of normal variables of one variance:
     the sum over patches of the squared gradient of each (for variance 1). As `class_fisher` otherwise.
@@ -50,7 +50,7 @@ def attribution_fisher(
     return _mean_squared_gradient(classifier, data, log_likelihood, num_pictures, seed)
 
 
-def class_gradient(classifier: SelfExplainingClassifier, data: TrainingData, num_pictures: int = 256, seed: int = 0) -> dict[str, Tensor]:
+def class_gradient(classifier: SelfExplainingClassifier, data: PictureSource, num_pictures: int = 256, seed: int = 0) -> dict[str, Tensor]:
     """Gradient of the classification loss, the mean over pictures; of all arguments as `class_fisher`."""
     weights = _weights(classifier)
     found = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -65,7 +65,7 @@ def class_gradient(classifier: SelfExplainingClassifier, data: TrainingData, num
 
 def _mean_squared_gradient(
     classifier: SelfExplainingClassifier,
-    data: TrainingData,
+    data: PictureSource,
     score: Callable[[Explained, torch.Generator], Tensor],
     num_pictures: int,
     seed: int,
@@ -90,7 +90,7 @@ def _weights(classifier: SelfExplainingClassifier) -> dict[str, Tensor]:
 
 
 def _drawn(
-    classifier: SelfExplainingClassifier, data: TrainingData, num_pictures: int, generator: torch.Generator
+    classifier: SelfExplainingClassifier, data: PictureSource, num_pictures: int, generator: torch.Generator
 ) -> Iterator[Batch]:
     """Batches of some of the pictures, on the classifier's device. Raises ValueError where there are none."""
     if not len(data) or num_pictures < 1:
@@ -99,7 +99,7 @@ def _drawn(
     return load_ahead(data.take(chosen.split(BATCH_SIZE)), classifier.head.device)
 
 
-def _explained(classifier: SelfExplainingClassifier, weights: dict[str, Tensor], data: TrainingData, batch: Batch) -> Explained:
+def _explained(classifier: SelfExplainingClassifier, weights: dict[str, Tensor], data: PictureSource, batch: Batch) -> Explained:
     inputs = data.preprocessing.normalise(batch.pixels)
     in_place = {f"visual.{name}": weight for name, weight in weights.items()}
     explained: Explained = functional_call(classifier, in_place, (inputs, batch.class_ids))

@@ -8,7 +8,7 @@ thread brings meanwhile: shards are read from one end to the other, and the labe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -94,6 +94,28 @@ class ShardStream:
             coming = stack.enter_context(_Coming(self, self._visits(size, total_steps, seed, start)))
             for _ in range(start, total_steps):
                 yield _joined(coming.take(size, share))
+
+    def take(self, indices: Iterable[Tensor]) -> Generator[Batch, None, None]:
+        """The batches of some indices, counted over all shards, without labels. All are held: for a few pictures.
+
+        Each shard that holds some of them comes here once, the others not at all.
+        """
+        wanted = list(indices)
+        index = torch.cat(wanted)
+        ends = torch.tensor([len(shard) for shard in self.shards]).cumsum(0)
+        shard_of = torch.bucketize(index, ends, right=True)
+        places, pixels, class_ids = [], [], []
+        for number in shard_of.unique().tolist():
+            here = (shard_of == number).nonzero()[:, 0]
+            rows = index[here] - ends[number] + len(self.shards[number])
+            with self.shards[number].opened() as part:
+                pixels.append(PictureShards([part.path]).gather(part.rows[rows]))
+            class_ids.append(part.class_ids[rows])
+            places.append(here)
+        order = torch.cat(places).argsort()
+        sizes = [len(each) for each in wanted]
+        for batch, classes in zip(torch.cat(pixels)[order].split(sizes), torch.cat(class_ids)[order].split(sizes), strict=True):
+            yield Batch(batch, classes, None)
 
     def _visits(self, size: int, total_steps: int, seed: int, start: int) -> Iterator[Window]:
         """The windows from step `start` to the end, each with those of its rows that batches of `size` take; an epoch's rest is left."""

@@ -60,6 +60,19 @@ class BatchSource(Protocol):
         ...
 
 
+class PictureSource(Protocol):
+    """What some pictures are measured on is taken from, by their numbers: `TrainingData` or `core.shard_stream.ShardStream`."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Iterable[Tensor]) -> Generator[Batch, None, None]:
+        """The batches of some indices."""
+        ...
+
+
 class Pictures(Protocol):
     """Decoded pictures that can be taken at random; a thread takes them (`core.data.picture_shards.PictureShards` is one)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -139,6 +140,16 @@ def test_training_goes_on_during_an_upload_and_a_save_meanwhile_is_skipped(memor
     threading.Timer(0.2, may_upload.set).start()
     checkpoint.remove()  # waits: an upload that ends later would bring the checkpoint back
     assert len(uploads) == 2 and checkpoint.load() is None
+
+
+def test_only_what_stays_on_a_disk_of_the_node_is_flushed_to_it(url, tmp_path, monkeypatch):
+    flushed, flush = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(descriptor) or flush(descriptor))
+    store = Store(url, str(tmp_path / "node"))
+    with store.checkpoint(KEY) as checkpoint:
+        checkpoint.save({"step": 1})
+    assert len(flushed) == (1 if store.is_local else 0)
+    assert store.checkpoint(KEY).load() == {"step": 1}
 
 
 def test_a_checkpoint_that_cannot_be_saved_is_a_warning_and_the_one_before_stays(memory, tmp_path, caplog, monkeypatch):

@@ -29,6 +29,8 @@ from botocore.exceptions import ClientError
 from cfnlint import api as cfnlint
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from sweep.store.node_cache import LIMIT_VARIABLE
+
 SENT = {"core", "sweep", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
 CREDENTIALS = (
     r"A[KS]IA[0-9A-Z]{12,}",
@@ -68,6 +70,23 @@ def test_all_nodes_have_one_image_and_encrypted_disks_that_end_with_them() -> No
         (disk,) = (mapping["Ebs"] for mapping in node["BlockDeviceMappings"])
         assert disk["VolumeSize"] >= 150 and disk["Encrypted"] and disk["DeleteOnTermination"]
         assert node["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_the_copies_on_a_worker_leave_room_on_its_disk_and_every_process_of_ray_there_knows_the_limit() -> None:
+    config = cluster_config()
+    (disk,) = (mapping["Ebs"] for mapping in config["available_node_types"]["gpu_worker"]["node_config"]["BlockDeviceMappings"])
+    (start,) = (command for command in config["worker_start_ray_commands"] if "ray start" in command)
+    (limit,) = re.findall(rf"; {LIMIT_VARIABLE}=(\d+) RAY_AUTH_MODE=token ray start", start)
+    assert int(limit) * 1e9 < disk["VolumeSize"] * 2**30 - 120e9  # the image, the environment, base models, what Ray spills
+    assert 125 < disk["Throughput"] <= 750  # what gp3 allows with its 3000 operations a second
+
+
+def test_the_hubs_token_is_mounted_by_those_who_take_the_comment_sign_away() -> None:
+    mount = "~/.cache/huggingface/token: ~/.cache/huggingface/token"
+    text = CLUSTER_FILE.read_text()
+    assert text.count(f"  # {mount}\n") == 1
+    wanted = yaml.safe_load(text.replace(f"# {mount}", mount))["file_mounts"]
+    assert wanted == {**yaml.safe_load(text)["file_mounts"], "~/.cache/huggingface/token": "~/.cache/huggingface/token"}
 
 
 def test_the_heads_role_may_launch_the_workers_instance_type() -> None:

@@ -14,8 +14,11 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import numpy as np
 import pytest
+from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
 from patience import PATIENCE_S
 
+from core.data import parquet_layout
 from core.data.directory import DataDirectory, open_data_directory
 from core.data.domains import DomainError, decode_picture, read_domain, write_parquet_split
 
@@ -47,6 +50,51 @@ def test_a_remote_directory_reads_as_the_local_one_does(local_domain: Path, memo
     split = pickle.loads(pickle.dumps(remote.splits["test"]))
     assert split.ids == local.splits["test"].ids
     assert [split.read_bytes(i) for i in range(6)] == [local.splits["test"].read_bytes(i) for i in range(6)]
+
+
+class _Counting(AbstractFileSystem):
+    """Local files as a bucket has them: read by ranges, each a request."""
+
+    protocol = "counting"
+    cachable = False
+    requests: list[int] = []
+
+    def _open(self, path, mode="rb", block_size=None, autocommit=True, cache_options=None, **kwargs):
+        return _CountingFile(self, path, mode, **kwargs)
+
+    def info(self, path, **kwargs):
+        return {"name": path, "type": "file", "size": os.path.getsize(path), "lfs": {"sha256": "0"}}
+
+    def find(self, path, **kwargs):
+        return [str(file) for file in Path(path).rglob("*") if file.is_file()]
+
+
+class _CountingFile(AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        _Counting.requests.append(end - start)
+        with open(self.path, "rb") as file:
+            return os.pread(file.fileno(), end - start, start)
+
+
+def test_of_a_remote_file_only_what_is_asked_for_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 MB in 13 row groups: the labels without the pictures, then a row group in few requests."""
+    monkeypatch.setattr(parquet_layout, "READ_AHEAD_BYTES", 2**19)  # a row group is larger
+    fsspec.register_implementation("counting", _Counting, clobber=True)
+    pictures = np.random.default_rng(0).integers(0, 256, (3328, 35, 35, 3), dtype=np.uint8)
+    write_parquet_split(tmp_path / "train.parquet", pictures, np.arange(3328) % 2, ["round", "square"])
+    write_parquet_split(tmp_path / "test.parquet", PICTURES, CLASS_IDS, ["round", "square"])
+    size = (tmp_path / "train.parquet").stat().st_size
+    _Counting.requests.clear()
+    split = read_domain(f"counting://{tmp_path}").splits["train"]
+    assert sum(_Counting.requests) < 0.1 * size and len(_Counting.requests) < 25
+    _Counting.requests.clear()
+    assert decode_picture(split.read_bytes(300)).size == (35, 35)
+    assert sum(_Counting.requests) < 0.1 * size and len(_Counting.requests) <= 5
+    assert max(_Counting.requests) > 0.07 * size  # a column at once
+    monkeypatch.undo()
+    _Counting.requests.clear()
+    read_domain(f"counting://{tmp_path}")  # with row groups smaller than what is read ahead
+    assert len(_Counting.requests) < 13
 
 
 def test_a_remote_fingerprint_follows_the_content(memory_url: str, tmp_path: Path) -> None:

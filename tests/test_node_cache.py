@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import multiprocessing
@@ -189,4 +190,17 @@ def test_a_copy_whose_borrower_was_killed_makes_room_when_it_is_old(tmp_path):
     left.write_bytes(b"left behind")
     os.utime(left, (old, old))
     fetch(cache, b"a third", Holder())
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("folder", ["files", "borrowed"])
+def test_a_download_that_was_killed_counts_and_makes_room_at_once_unless_it_goes_on(tmp_path, folder):
+    cache, holder = NodeCache(tmp_path, limit_gb=15e-9), Holder()
+    left = tmp_path / folder / f"{sha256(b'never whole').hexdigest()}.unfinished"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"never who")
+    with cache._locked(left.stem if folder == "files" else f"{left.stem}.borrowed", fcntl.LOCK_EX):
+        fetch(cache, b"another", holder)
+        assert left.exists()  # somebody downloads it
+    fetch(cache, b"a third", holder)
     assert not left.exists()

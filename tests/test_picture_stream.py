@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from in_process import compute, graph_of
+from safetensors.torch import load_file
 from test_imported_labels import data, labelled, sweep_of  # noqa: F401  # fixtures
 from test_stages import DIGITS, SMALL
 
+from core.attribution_head import COSINE
+from core.merging.atlas import Atlas
+from core.sensitivity import class_fisher
+from core.task_vectors import TaskVector
 from core.training_data import TrainingData
 from sweep.experiment.sources import Source
 from sweep.stages import picture_stream, pictures
+from sweep.stages.coefficients import LearnedCoefficients
 from sweep.stages.graph import alone
+from sweep.stages.models import Classifier, FineTuned
+from sweep.stages.sensitivity import NUM_PICTURES, SENSITIVITY, Sensitivity
 from sweep.store.artifacts import Store
 
 UNION = Source("digits", ("clean_digits", "street_digits"))
@@ -61,6 +72,42 @@ def test_a_union_streams_what_it_would_take_at_random(tmp_path, alpha):
     assert 2 <= len(list(cache.rglob("pixels.npy"))) <= 4
     batches.close()
     assert not list(cache.rglob("pixels.npy"))
+
+
+def test_of_streamed_pictures_a_few_are_taken_from_the_shards_that_hold_them_without_labels(tmp_path):
+    store = Store("memory://few", str(tmp_path / "cache"))
+    model = graph_of(store, *DIGITS, *SMALL, "--validation-share", "0.45", "--max-train-labels", "6").self_explaining(UNION, 0.5)
+    compute(store, *model.inputs)
+    index = [torch.tensor([11, 4, 5]), torch.tensor([4])]  # shards of 4 and 2 labelled pictures, of either domain
+    expected = list(model.training_data(store).without_labels().take(index))
+    fetched = []
+    node = Store("memory://few", str(tmp_path / "another node"))
+    download = node._files.download
+    node._files.download = lambda name, path: fetched.append(Path(name).name) or download(name, path)
+    taken = list(streamed(model).picture_source(node).take(index))
+    assert [described(batch) for batch in taken] == [described(batch) for batch in expected]
+    assert fetched.count("pixels.npy") == 2 and not any(name.endswith(".parquet") for name in fetched)
+    source = model.picture_source(node)
+    assert not source.is_labelled and len(source) == 12 and not any(name.endswith(".parquet") for name in fetched)
+
+
+def test_what_is_measured_on_streamed_pictures_draws_the_same_and_takes_no_more(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "store"))
+    model = streamed(graph_of(store, *DIGITS, *SMALL).prediction_only(alone("clean_digits")))
+    compute(store, model)
+    classifier = Classifier(model.base, model.heads, model, "cpu").load(store)
+    expected = class_fisher(classifier, model.training_data(store), NUM_PICTURES, model.recipe.seed)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("all shards were asked for")
+
+    monkeypatch.setattr(FineTuned, "training_data", refuse)
+    Sensitivity("class_fisher", model).compute(store, tmp_path)
+    found = load_file(tmp_path / SENSITIVITY)
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    vector = SimpleNamespace(load=lambda store: TaskVector({k: 0.01 * v for k, v in model.load(store).items()}, model.base.fingerprint))
+    learned = LearnedCoefficients(Atlas(num_steps=1, num_pictures=5), model, vector, COSINE)
+    assert learned.compute(store, tmp_path)["num_pictures"] == 5
 
 
 def test_labels_of_others_are_streamed_with_their_pictures(tmp_path, data, labelled):  # noqa: F811

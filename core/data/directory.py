@@ -16,6 +16,7 @@ import fsspec
 
 _log = logging.getLogger(__name__)
 
+READ_AHEAD_BYTES = 5 * 2**20
 _HUB_TIMEOUT_S = 10.0
 _BLOCK_BYTES = 2**20
 _ACCESS = "accept the conditions on its page if it has any, and log in (`hf auth login`, or the HF_TOKEN variable)"
@@ -66,14 +67,18 @@ class DataDirectory:
         if self.is_local:
             self._local_path(relative)
 
-    def open(self, relative: str) -> BinaryIO:
-        """The file, open for reading. Raises DomainError."""
+    def open(self, relative: str, read_ahead: bool = False) -> BinaryIO:
+        """The file, open for reading. Raises DomainError.
+
+        Each read of a remote one is a request for just these bytes; with read_ahead for READ_AHEAD_BYTES more, which later reads take from.
+        """
         _check_relative(relative)
         with self.reading(self.describe(relative)):
             if self.is_local:
                 return self._local_path(relative).open("rb")
             filesystem, root = self._filesystem()
-            return filesystem.open(f"{root}/{relative}", "rb")
+            cache = "readahead" if read_ahead else "none"
+            return filesystem.open(f"{root}/{relative}", "rb", block_size=READ_AHEAD_BYTES, cache_type=cache)
 
     def read(self, relative: str) -> bytes:
         """The file's content. Raises DomainError."""

@@ -18,13 +18,13 @@ from core.merging.atlas import Atlas
 from core.merging.coefficients import Coefficients, fit_coefficients
 from core.model import Explained, SelfExplainingClassifier
 from core.task_vectors import TaskVector
-from core.training_data import TrainingData, batches
+from core.training_data import PictureSource, batches
 
 BATCH_SIZE = 32
 
 
 def learn_coefficients(
-    classifier: SelfExplainingClassifier, data: TrainingData, vector: TaskVector, rule: Atlas, seed: int = 0
+    classifier: SelfExplainingClassifier, data: PictureSource, vector: TaskVector, rule: Atlas, seed: int = 0
 ) -> Coefficients:
     """Coefficients of an explainability vector for the prediction-only model that `classifier` is, as `rule` says.
 

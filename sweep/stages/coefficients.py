@@ -59,7 +59,7 @@ class LearnedCoefficients(Stage):
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         model = self.model
         classifier = Classifier(model.base, model.heads, model, model.device, self.attribution_head).load(store)
-        data = model.training_data(store)
+        data = model.picture_source(store)
         found = learn_coefficients(classifier, data, self.vector.load(store), self.rule, model.recipe.seed)
         save_file(found.of_vector(0), directory / COEFFICIENTS)
         return {"num_pictures": min(self.rule.num_pictures, len(data)), "first_loss": found.losses[0], "final_loss": found.losses[-1]}

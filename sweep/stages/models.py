@@ -20,7 +20,8 @@ from core.data.picture_shards import PictureShards
 from core.data_parallel import DataParallel
 from core.finetune import Recipe, finetune
 from core.model import SelfExplainingClassifier
-from core.training_data import BatchSource, TrainingData
+from core.shard_stream import ShardStream
+from core.training_data import BatchSource, PictureSource, TrainingData
 from sweep.experiment.config import ConfigError, Device
 from sweep.stages.base import BaseFacts
 from sweep.stages.heads import TextHead, load_heads
@@ -116,11 +117,23 @@ class FineTuned(Stage):
         """`training_data`, or for more pictures than fit in memory their stream."""
         if self.window is None:
             return self.training_data(store)
-        num_classes_of = [len(head.class_names) for head in self.heads]
-        return picture_stream(store, self.pictures, num_classes_of, self.labels, self.base.preprocessing, self.window)
+        return self._stream(store, self.window)
 
-    def training_data(self, store: Store) -> TrainingData:
-        """Pictures of all parts, taken at random; classes of the later parts follow those of the first."""
+    def picture_source(self, store: Store) -> PictureSource:
+        """The pictures it was trained on, without labels, to take a few of: where they are streamed, only the shards of these come here."""
+        if self.window is None:
+            return self.training_data(store, with_labels=False)
+        return self._stream(store, self.window, with_labels=False)
+
+    def _stream(self, store: Store, window: int, with_labels: bool = True) -> ShardStream:
+        num_classes_of = [len(head.class_names) for head in self.heads]
+        return picture_stream(store, self.pictures, num_classes_of, self.labels, self.base.preprocessing, window, with_labels)
+
+    def training_data(self, store: Store, with_labels: bool = True) -> TrainingData:
+        """Pictures of all parts, taken at random; classes of the later parts follow those of the first.
+
+        with_labels: False leaves the labels unread.
+        """
         paths: list[Path] = []
         rows, class_ids, labels = [], [], []
         num_rows, num_classes = 0, 0
@@ -129,7 +142,8 @@ class FineTuned(Stage):
             own = np.arange(len(split))
             if self.labels:
                 own = self.labels[n].rows(store)
-                labels.append(torch.from_numpy(self.labels[n].attributions(store)))
+                if with_labels:
+                    labels.append(torch.from_numpy(self.labels[n].attributions(store)))
             rows.append(num_rows + own)
             class_ids.append(num_classes + split.class_ids[own])
             paths += split.pixels.paths

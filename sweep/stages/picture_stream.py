@@ -67,17 +67,18 @@ def picture_stream(
     labels: Sequence[LabelSet],
     preprocessing: Preprocessing,
     window: int,
+    with_labels: bool = True,
 ) -> ShardStream:
     """The train pictures of some domains side by side, with the labels of each, if any; a picture without one is left out.
 
-    num_classes: of each domain; classes of the later ones follow those of the first.
+    num_classes: of each domain; classes of the later ones follow those of the first. with_labels: False leaves the labels unread.
     """
     shards: list[StoredShard] = []
     first_class = 0
     for n, domain in enumerate(pictures):
         label_set = labels[n] if labels else None
         labelled = None if label_set is None else label_set.rows(store)
-        ranges = None if label_set is None else label_set.attributions_by_range(store)
+        ranges = None if label_set is None or not with_labels else label_set.attributions_by_range(store)
         start = 0
         for shard in domain.of_range("train", 0, domain.domain.count("train")):
             artifact = shard.artifact(store)
@@ -90,4 +91,4 @@ def picture_stream(
                 shards.append(StoredShard(artifact, rows, first_class, ranges, first_label))
             start += number
         first_class += num_classes[n]
-    return ShardStream(shards, window, preprocessing, bool(labels))
+    return ShardStream(shards, window, preprocessing, with_labels and bool(labels))

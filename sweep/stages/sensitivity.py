@@ -59,7 +59,7 @@ class Sensitivity(Stage):
 
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         model = self.model
-        data = model.training_data(store)
+        data = model.picture_source(store)
         classifier = Classifier(model.base, model.heads, model, model.device).load(store)
         measured = _MEASURES[self.need](classifier, data, NUM_PICTURES, model.recipe.seed)
         save_file({name: value.cpu().contiguous() for name, value in measured.items()}, directory / SENSITIVITY)

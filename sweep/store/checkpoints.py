@@ -55,6 +55,7 @@ class Checkpoint:
             if self._files.is_local:
                 with self._files.unfinished_file() as unfinished:
                     _write(state, unfinished)
+                    _flush_to_disk(unfinished)
                     self._files.move_in(unfinished, self._name)
             elif self._upload is None or not self._upload.is_alive():
                 scratch = self._scratch_file()
@@ -126,5 +127,9 @@ def _write(state: Mapping[str, Any], path: Path) -> None:
 
     with open(path, "wb") as stream:
         torch.save(dict(state), stream)
-        stream.flush()
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Have a file outlive a machine that stops. What is uploaded and removed needs none of it."""
+    with open(path, "rb+") as stream:
         os.fsync(stream.fileno())

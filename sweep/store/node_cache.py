@@ -4,6 +4,7 @@ A lock (flock) on a file of the content's checksum keeps others waiting while on
 With a limit the least recently used copies go before a download. A copy stays while an artifact that handed it out lives in this process,
 and for ten minutes after any process last asked for it; what is open or memory-mapped stays readable even without its name.
 A borrowed copy goes with its last borrower: of what is read once and in turn, a node never holds much.
+What a killed download left counts as well, and goes first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sweep.store.manifest import sha256_of
 
 LIMIT_VARIABLE = "EXPLAINABILITY_SWEEP_CACHE_GB"
 RECENT_S = 600.0
+_UNFINISHED = ".unfinished"
 
 # (copy, id of its holder) -> holder, which is an artifact of this process.
 _held: WeakValueDictionary[tuple[Path, int], object] = WeakValueDictionary()
@@ -102,7 +104,7 @@ class NodeCache:
 
     def _fetch(self, path: Path, sha256: str, download: Callable[[Path], None]) -> None:
         # One name for all that try: the lock is ours, so that what is there was left by one who died.
-        unfinished = path.parent.with_name(f"{sha256}.unfinished")
+        unfinished = path.parent.with_name(f"{sha256}{_UNFINISHED}")
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         try:
             download(unfinished)
@@ -127,27 +129,29 @@ class NodeCache:
     def _make_room(self, size: int) -> None:
         if self._limit_bytes is None:
             return
-        copies = [(state.st_atime, state.st_size, path) for path, state in self._copies()]
-        total = sum(size for _, size, _ in copies) + size
+        copies = [(path.suffix != _UNFINISHED, state.st_atime, state.st_size, path) for path, state in self._copies()]
+        total = sum(size for _, _, size, _ in copies) + size
         in_use = {path for path, _ in list(_held)}
-        for _, copy_size, path in sorted(copies):
+        for _, _, copy_size, path in sorted(copies):
             if total <= self._limit_bytes:
                 return
             if path not in in_use and self._evict(path):
                 total -= copy_size
 
     def _copies(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in (*self._files.glob("*/**/*"), *self._borrowed.glob("*/**/*")):
+        """Whole ones, and those that are being downloaded or whose downloader was killed."""
+        patterns = ("*/**/*", f"*{_UNFINISHED}")
+        for path in (path for place in (self._files, self._borrowed) for pattern in patterns for path in place.glob(pattern)):
             with contextlib.suppress(OSError):  # gone meanwhile
                 if path.is_file():
                     yield path, path.stat()
 
     def _evict(self, path: Path) -> bool:
         is_borrowed = path.is_relative_to(self._borrowed)
-        sha256 = path.relative_to(self._borrowed if is_borrowed else self._files).parts[0]
+        sha256 = path.relative_to(self._borrowed if is_borrowed else self._files).parts[0].removesuffix(_UNFINISHED)
         try:
             with self._locked(f"{sha256}.borrowed" if is_borrowed else sha256, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                if time.time() - path.stat().st_atime < RECENT_S:
+                if path.suffix != _UNFINISHED and time.time() - path.stat().st_atime < RECENT_S:
                     return False
                 path.unlink()
                 return True
