@@ -35,3 +35,10 @@ def test_between_alphas_the_better_maps_decide():
     assert common_point(two, 0.95) == (0.5, 0.25)
     undefined = [pd.concat([cells([1.0, 1.0], 0.2, 0.3), cells([1.0, 0.9], 0.5, float("nan"))])]
     assert common_point(undefined, 0.95) == (0.2, 0.5)
+
+
+def test_the_point_at_zero_is_of_every_alpha():
+    """Looked at with the first alpha alone, as a study does; the other one is kept up to the middle of 0 and its first point."""
+    studied = cells([1.0, 0.9], 0.2, 0.3)
+    other = cells([1.0, 0.9, 0.9], 0.5, 0.2)
+    assert common_point([pd.concat([studied, other[other["lambda2"] > 0.0]])], 0.95) == (0.5, 0.25)

@@ -27,6 +27,7 @@ from core.training_data import PicturesInMemory, TrainingData
 from sweep import run as command_line
 from sweep.commands import universal
 from sweep.commands.sweep import check
+from sweep.commands.target_pictures import MAX_CALIBRATION, OwnersPictures, labelled_pixels, read_validation, spread
 from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph
 from sweep.store.artifacts import Store
@@ -58,7 +59,7 @@ def tower(place: Path, model: str = "model") -> dict[str, torch.Tensor]:
 
 
 def merged_by_hand(rule, place: Path, base, vector: TaskVector, lambda2: float) -> dict[str, torch.Tensor]:
-    """As a sweep merges, with what the rule needs measured on the labelled pictures of `place`."""
+    """As a sweep merges, with what the rule needs measured on the labelled pictures of `place`; coefficients learned on half of them."""
     mine = {name.removeprefix("visual."): weight for name, weight in load_file(place / "mine.safetensors").items()}
     classifier = base.classifier(base.head(sorted(CLASS_NAMES), ["a photo of a {}."]), AttributionHead("efficiency")).eval()
     classifier.visual.load_state_dict(mine)
@@ -69,6 +70,8 @@ def merged_by_hand(rule, place: Path, base, vector: TaskVector, lambda2: float) 
     fisher = load_file(place / "fisher.safetensors")
     evidence = Evidence(class_fisher(classifier, data), fisher, class_gradient(classifier, data))
     if isinstance(rule, Atlas):
+        half = spread(len(data), len(data) // 2)
+        data = TrainingData(PicturesInMemory(pixels[half]), class_ids[half], base.preprocessing)
         evidence = Evidence(coefficients=learn_coefficients(classifier, data, vector, rule).of_vector(0))
     start = dict(base.visual.state_dict())
     merger = rule.prepare(start, TaskVector.between(mine, start, base.fingerprint), vector, evidence=evidence)
@@ -81,7 +84,7 @@ def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @EVERY_RULE
 def test_every_rule_merges_into_a_users_model_as_it_does_in_a_sweep(rule, base, place):
-    pictures = write_pictures(place / "pictures", 6)
+    pictures = write_pictures(place / "pictures", 40 if isinstance(rule, Atlas) else 6)
     vector = TaskVector.load(place / "vector.safetensors")
     expected = merged_by_hand(rule, place, base, vector, 0.7)
     classes = ["--class-names", *sorted(CLASS_NAMES), "--templates", "a photo of a {}."]
@@ -185,3 +188,49 @@ def test_a_files_lambda2_is_taken_for_the_rule_that_it_is_of_alone(place, capsys
     assert f"recommends a lambda2 for --merge {rule}" in capsys.readouterr().out
     assert transfer(place, *NAMES, "--out", str(place / "unseen")) == 2
     assert f"the vector's file names one for --merge {rule} alone" in capsys.readouterr().err
+
+
+def counted(pixels: torch.Tensor) -> set[bytes]:
+    return {picture.numpy().tobytes() for picture in pixels}
+
+
+@pytest.mark.parametrize("place_of", ["--validation", "--calibrate", "both"])
+def test_a_rule_that_learns_is_judged_on_other_pictures(place_of, base, tmp_path):
+    """Of each class some are learned on; the same pictures given twice, labelled and unlabelled, change nothing."""
+    pictures = str(write_pictures(tmp_path / "pictures", 90))
+    labelled, names = read_validation(None if place_of == "--calibrate" else pictures, tuple(sorted(CLASS_NAMES)))
+    calibrate = None if place_of == "--validation" else pictures
+    found = OwnersPictures.read(labelled, names, calibrate, base, rules=[Atlas(num_pictures=30)])
+    assert found.learned is not None and found.calibration is not None and len(found.learned.pixels) == 30
+    learned = counted(found.learned.pixels)
+    judged = counted(found.calibration.pixels) | (counted(found.validation.pixels) if found.validation else set())
+    assert not learned & judged and len(judged) >= 30
+    if place_of == "--validation":
+        everything = labelled_pixels(labelled, names, base.preprocessing, 90)
+        assert counted(everything.pixels) == learned | counted(found.validation.pixels)
+        assert set(found.learned.class_ids) == set(found.validation.class_ids) == set(everything.class_ids)
+
+
+def test_unlabelled_pictures_alone_are_enough_for_both_parts_and_other_rules_take_what_they_took(base, tmp_path):
+    pictures = str(write_pictures(tmp_path / "loose", 150, by_class=False))
+    sizes = {}
+    for rule in (parse_rule("addition"), Atlas(), AtlasRows()):
+        found = OwnersPictures.read(None, CLASS_NAMES, pictures, base, rules=[rule])
+        sizes[rule.name] = (len(found.learned.pixels) if found.learned else 0, len(found.calibration.pixels))
+    assert sizes == {"addition": (0, MAX_CALIBRATION), "atlas": (64, 64), "atlas_rows": (75, 75)}
+
+
+def test_the_card_says_that_no_score_is_of_the_pictures_that_were_learned_on(place):
+    photos = ["--calibrate", str(write_pictures(place / "loose", 44, by_class=False))]
+    assert transfer(place, *NAMES, *photos, "--merge", "atlas:num_steps=1", "--lambdas", "0,1") == 0
+    made = provenance(place)
+    assert made["merge"]["evidence"]["coefficients"]["num_pictures"] == made["calibration"]["num_pictures"] == 22
+    text = ModelCard.load(place / "model" / "README.md").text
+    assert "`coefficients`, learned on 22 pictures of `loose` that no score here is of." in text
+    assert "measured on the pictures that lambda2 and scale were chosen on" in text
+
+
+def test_too_few_pictures_for_a_rule_that_learns_are_refused_with_the_number(place, capsys):
+    photos = ["--calibrate", str(write_pictures(place / "loose", 39, by_class=False))]
+    assert transfer(place, *NAMES, *photos, "--merge", "atlas", "--lambda2", "1") == 2
+    assert "give at least 40 different ones" in capsys.readouterr().err and not (place / "model").exists()

@@ -46,8 +46,8 @@ class MergeTarget:
     """Edits explainability vectors by merge rules, as lambda2 then multiplies them: for one target, of which each need is measured once.
 
     classifier: on its device; its tower is overwritten where something is measured. target_task: fine_tuned minus base; None where
-    addition is the only rule. pictures: the labelled ones are measured on, where there are some, else the unlabelled; class_fisher and
-    coefficients, which are learned for each vector, read no label.
+    addition is the only rule. pictures: the labelled ones are measured on, where there are some, else the unlabelled; coefficients are
+    learned, for each vector, on those that are kept apart for it. class_fisher and coefficients read no label.
     """
 
     def __init__(
@@ -76,20 +76,19 @@ class MergeTarget:
         evidence: dict[str, Any] = {}
         for need in rule.needs:
             evidence[need] = {"source": vector}
-            if need != "attribution_fisher" and (pictures := self._used) is not None:
+            if need != "attribution_fisher" and (pictures := self._used(need)) is not None:
                 most = rule.num_pictures if isinstance(rule, Atlas) else NUM_PICTURES
                 evidence[need] = {**pictures.described, "num_pictures": min(most, len(pictures.pixels))}
         found = {"rule": rule.name, "parameters": asdict(rule), "evidence": evidence}
         return {name: value for name, value in found.items() if value}
 
-    @property
-    def _used(self) -> TargetPictures | None:
-        return self._pictures.validation or self._pictures.calibration
+    def _used(self, need: Need) -> TargetPictures | None:
+        return self._pictures.learned if need == "coefficients" else self._pictures.validation or self._pictures.calibration
 
     def _measure(self, rule: MergeRule, need: Need, vector: TaskVector) -> dict[str, Tensor]:
         if need not in self._measured:
-            check_measurable(rule, self._pictures.validation is not None, self._used is not None)
-            pictures, classifier = self._used, self._classifier
+            pictures, classifier = self._used(need), self._classifier
+            check_measurable(rule, self._pictures.validation is not None, pictures is not None)
             assert pictures is not None
             labelled = self._pictures.validation is not None and pictures.class_ids is not None
             class_ids = torch.from_numpy(pictures.class_ids) if labelled else torch.zeros(len(pictures.pixels), dtype=torch.long)

@@ -155,14 +155,14 @@ def _tried_on_pictures(
 ) -> list[Ranked]:
     """own: fine_tuned minus base."""
     labelled, class_names = read_validation(request.validation, request.class_names)
-    pictures = OwnersPictures.read(labelled, class_names, request.calibrate, base)
+    rules = [trial_rule(candidate, request) for candidate in ranked]
+    pictures = OwnersPictures.read(labelled, class_names, request.calibrate, base, rules=rules)
     head = base.head(class_names, request.templates)
     classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead("efficiency")).to(request.device).eval()
     target = MergeTarget(classifier, fine_tuned, own, pictures)
     game, found = None, []
     progress = Progress("trying vectors", len(ranked), "vectors")
-    for candidate in ranked:
-        rule = trial_rule(candidate, request)
+    for candidate, rule in zip(ranked, rules, strict=True):
         fisher = candidate.vector.load_attribution_fisher(store) if "attribution_fisher" in rule.needs else None
         model = TransferredModel(classifier, fine_tuned, target.edited(rule, candidate.vector.load(store), fisher))
         game = game or pictures.game(model)

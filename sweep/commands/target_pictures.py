@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import torch
 from core.data.domains import LabelledPictures, PictureError, decode_picture, read_pictures
 from core.data.loose_pictures import find_pictures, read_loose_pictures
 from core.games.lambda2 import Bound, Calibration, Lambda2Search, ValidationPictures
+from core.merging.atlas import Atlas
+from core.merging.rule import MergeRule
 from core.model import Base, Preprocessing, prompt_class_names
 from core.transfer import TransferredModel
 from sweep.experiment.config import ConfigError
@@ -21,7 +24,9 @@ from sweep.experiment.config import ConfigError
 _log = logging.getLogger(__name__)
 
 MAX_CALIBRATION, MAX_VALIDATION = 64, 2000
-"""Pictures that are used where nobody says how many."""
+"""Pictures that are used where nobody says how many; unlabelled ones alone, that a merge rule learns on too: twice as many as it takes."""
+LEAST_OF_A_PART = 20
+"""Pictures that a merge rule learns on, and others that it is judged on: with fewer a single one is more than 5 % of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +43,38 @@ class TargetPictures:
         source = self.source if "://" in self.source else Path(self.source).name  # the model is meant to be given away
         return {"source": source, "num_pictures": len(self.pixels), "num_skipped": self.skipped}
 
+    def take(self, index: list[int]) -> TargetPictures:
+        class_ids = None if self.class_ids is None else self.class_ids[index]
+        return TargetPictures(self.source, self.pixels[index], class_ids, self.skipped)
+
+    def parted(self, most: int) -> tuple[TargetPictures, TargetPictures]:
+        """Half of them, at most so many and evenly spread, to learn on, and those that are like none of these. Raises ConfigError."""
+        learned = self.take(spread(len(self.pixels), min(most, len(self.pixels) // 2)))
+        return learned, self.without(learned)
+
+    def without(self, learned: TargetPictures) -> TargetPictures:
+        """Those whose pixels no picture has that a rule learns on. Raises ConfigError where too few stay, or were learned on."""
+        known = _checksums(learned.pixels)
+        others = [n for n, checksum in enumerate(_checksums(self.pixels)) if checksum not in known]
+        if min(len(others), len(learned.pixels)) < LEAST_OF_A_PART:
+            raise ConfigError(
+                f"the merge rule learns on some pictures and is judged on others, and of {self.source} {len(self.pixels)} are used, "
+                f"{len(others)} of them not learned on: give at least {2 * LEAST_OF_A_PART} different ones"
+            )
+        return self.take(others)
+
 
 @dataclass(frozen=True, eq=False)
 class OwnersPictures:
-    """What there is of a target to choose lambda2 on: labelled pictures, and pictures whose labels are not read. Either may be None."""
+    """What there is of a target to choose lambda2 on: labelled pictures, and pictures whose labels are not read. Either may be None.
+
+    learned: others of them, that merge rules learn coefficients on; None where no rule does.
+    """
 
     validation: TargetPictures | None
     calibration: TargetPictures | None
     preprocessing: Preprocessing
+    learned: TargetPictures | None = None
 
     @staticmethod
     def read(
@@ -54,11 +83,29 @@ class OwnersPictures:
         calibrate: str | None,
         base: Base,
         max_validation: int = MAX_VALIDATION,
-        max_calibration: int = MAX_CALIBRATION,
+        max_calibration: int | None = None,
+        rules: Sequence[MergeRule] = (),
     ) -> OwnersPictures:
-        """At most so many of each, spread over those that are there. calibrate: None takes the labelled ones."""
+        """At most so many of each, spread over those that are there. calibrate: None takes the labelled ones.
+
+        rules: that are judged together. Where one learns coefficients, part of the labelled pictures, else of the unlabelled ones, is
+        kept apart for it. Raises ConfigError, with the number to give, where too few stay to judge it.
+        """
+        most_learned = max((rule.num_pictures for rule in rules if isinstance(rule, Atlas)), default=0)
+        if max_calibration is None:
+            max_calibration = max(MAX_CALIBRATION, 0 if labelled else 2 * most_learned)
         validation = labelled_pixels(labelled, class_names, base.preprocessing, max_validation) if labelled else None
-        return OwnersPictures(validation, _calibration(calibrate, max_calibration, base.preprocessing, validation), base.preprocessing)
+        calibration = _unlabelled(calibrate, max_calibration, base.preprocessing) if calibrate is not None else None
+        learned = None
+        if most_learned and validation is not None:
+            learned, validation = validation.parted(most_learned)
+            calibration = calibration.without(learned) if calibration is not None else None
+        elif most_learned and calibration is not None:
+            learned, calibration = calibration.parted(most_learned)
+        if calibration is None and validation is not None:
+            pixels = validation.pixels[spread(len(validation.pixels), max_calibration)]
+            calibration = TargetPictures(validation.source, pixels, None, 0)
+        return OwnersPictures(validation, calibration, base.preprocessing, learned)
 
     def game(self, model: TransferredModel) -> Calibration | None:
         """That of the fine-tuned model (lambda2 = 0), whichever vector is then added."""
@@ -113,14 +160,8 @@ def labelled_pixels(
     return TargetPictures(labelled.source, _stacked(pixels, labelled.source), ids[kept], skipped)
 
 
-def _calibration(
-    place: str | None, most: int, preprocessing: Preprocessing, validation: TargetPictures | None
-) -> TargetPictures | None:
-    """Unlabelled pictures of a place; without it the labelled ones, whose labels it does not read."""
-    if place is None:
-        if validation is None:
-            return None
-        return TargetPictures(validation.source, validation.pixels[spread(len(validation.pixels), most)], None, 0)
+def _unlabelled(place: str, most: int, preprocessing: Preprocessing) -> TargetPictures:
+    """Pictures of a place, whose labels are not read."""
     if "://" in place or place.endswith(".parquet") or list(Path(place).glob("*.parquet")):
         labelled = read_pictures(place, split=held_out_split(place))
         names = prompt_class_names(labelled.class_names)
@@ -140,6 +181,11 @@ def _calibration(
 def spread(number: int, most: int) -> list[int]:
     """At most so many of the first `number` integers, evenly spread: pictures of one class often stand together."""
     return list(range(number)) if number <= most else np.linspace(0, number - 1, most).round().astype(int).tolist()
+
+
+def _checksums(pixels: torch.Tensor) -> list[bytes]:
+    """Of every picture, uint8 [N, 3, S, S]."""
+    return [hashlib.sha256(picture.numpy().tobytes()).digest() for picture in pixels]
 
 
 def _stacked(pixels: list[np.ndarray], source: str) -> torch.Tensor:

@@ -78,7 +78,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument("--lambdas", help=f"grid of auto (default: {AUTO_LAMBDAS[0]:g}:{AUTO_LAMBDAS[-1]:g}:0.1)")
     how.add_argument("--min-normalized-accuracy", type=float, default=0.95, help="share of the accuracy to keep (default: 0.95)")
     how.add_argument("--confidence", type=float, default=0.95, help="that it is kept, one-sided; 0.5: as measured (default: 0.95)")
-    how.add_argument("--max-calibration", type=int, default=MAX_CALIBRATION, help="used, 65 evaluations each (default: %(default)s)")
+    of_atlas = "with atlas and no --validation twice its num_pictures"
+    how.add_argument("--max-calibration", type=int, help=f"used, 65 evaluations each (default: {MAX_CALIBRATION}; {of_atlas})")
     how.add_argument("--max-validation", type=int, default=MAX_VALIDATION, help="pictures used (default: %(default)s)")
     how.add_argument("--rank", type=int, help="add the vector's leading directions only, so many a matrix; writes them as a small file too")
     how.add_argument("--head", choices=HEAD_KINDS, default="efficiency", help="efficiency: sums to v(all) - v(empty); cosine: as published")

@@ -29,7 +29,6 @@ from core.task_vectors import TaskVector, Weights
 from core.transfer import TransferredModel
 from sweep.commands.merge_target import OR_ADDITION, MergeTarget, check_measurable
 from sweep.commands.target_pictures import (
-    MAX_CALIBRATION,
     MAX_VALIDATION,
     OwnersPictures,
     read_validation,
@@ -54,7 +53,8 @@ class TransferRequest:
 
     merge: how the vector is put in; what it needs of the target is measured on the pictures that are given.
     rank: of the vector that is added, and written beside the model; None: the vector as it is.
-    max_calibration, max_validation: pictures that are used of those that are there, spread over them.
+    max_calibration, max_validation: pictures that are used of those that are there, spread over them; max_calibration None: as many as
+    the rule asks for (`OwnersPictures.read`).
     """
 
     checkpoint: str
@@ -69,7 +69,7 @@ class TransferRequest:
     bound: Bound = Bound()
     calibrate: str | None = None
     validation: str | None = None
-    max_calibration: int = MAX_CALIBRATION
+    max_calibration: int | None = None
     max_validation: int = MAX_VALIDATION
     head: HeadKind = "efficiency"
     trust_base: bool = False
@@ -84,7 +84,7 @@ class TransferRequest:
             raise ConfigError("name the classes: --classes FILE with a name a line, or --class-names A B, in the order of your labels")
         if self.lambda2 is not None and not np.isfinite(self.lambda2):
             raise ConfigError(f"--lambda2 is auto or a finite number, not {self.lambda2}")
-        if min(self.max_calibration, self.max_validation) < 1:
+        if self.max_validation < 1 or (self.max_calibration is not None and self.max_calibration < 1):
             raise ConfigError("--max-calibration and --max-validation must be at least 1")
         if self.rank is not None and self.rank < 1:
             raise ConfigError(f"--rank must be at least 1, not {self.rank}")
@@ -152,7 +152,7 @@ def _merged(
         classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead(request.head)).to(request.device).eval()
         low_rank = LowRankVector.of(found.vector, request.rank) if request.rank else None
         pictures = OwnersPictures.read(
-            labelled, class_names, request.calibrate, base, request.max_validation, request.max_calibration
+            labelled, class_names, request.calibrate, base, request.max_validation, request.max_calibration, [request.merge]
         )
         target = MergeTarget(classifier, tower.weights, target_task, pictures)
         added = target.edited(request.merge, low_rank.vector() if low_rank else found.vector, attribution_fisher)

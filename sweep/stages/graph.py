@@ -325,6 +325,7 @@ class SweepGraph:
             self.config.convergence.budgets,
             self.config.convergence.num_pictures,
             self.config.device,
+            self.base.num_patches,
         )
 
     @property

@@ -45,7 +45,9 @@ class OtherTargetsPoint(Stage):
 
     @property
     def params(self) -> dict[str, Any]:
-        return {"step": STEP, "least": self.pair.search.min_normalized_accuracy}
+        # Only with several alphas does it matter that the point at lambda2 = 0 is of all of them.
+        at_zero = {"at_zero": "every_alpha"} if len(self.pair.search.alphas) > 1 else {}
+        return {"step": STEP, "least": self.pair.search.min_normalized_accuracy, **at_zero}
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -79,11 +81,12 @@ def common_point(cells: Sequence[pd.DataFrame], least: float) -> tuple[float, fl
     """(alpha, lambda2) for several targets together: cells of each, with alpha, lambda2, normalized_accuracy, infidelity_at_best_scale.
 
     Of every alpha the largest lambda2 up to which the mean of the normalised accuracies is at least `least`, each target's being straight
-    between its points; it goes no further than every target was looked at. Between alphas the smallest mean infidelity decides.
+    between its points; it goes no further than every target was looked at. A target's point at lambda2 = 0 is of every alpha, which says
+    nothing there. Between alphas the smallest mean infidelity decides.
     """
     found = []
     for alpha in sorted(set.intersection(*(set(of_target["alpha"]) for of_target in cells))):
-        curves = [of_target[of_target["alpha"] == alpha].sort_values("lambda2") for of_target in cells]
+        curves = [_curve(of_target, alpha) for of_target in cells]
         lambdas = np.arange(0.0, min(curve["lambda2"].max() for curve in curves) + STEP / 2, STEP)
 
         def mean(column: str, curves: Sequence[pd.DataFrame] = curves, lambdas: np.ndarray = lambdas) -> np.ndarray:
@@ -95,3 +98,11 @@ def common_point(cells: Sequence[pd.DataFrame], least: float) -> tuple[float, fl
         found.append((infidelity if np.isfinite(infidelity) else np.inf, float(alpha), round(float(lambdas[last]), 10)))
     _, alpha, lambda2 = min(found)
     return alpha, lambda2
+
+
+def _curve(cells: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """A target's cells at an alpha by ascending lambda2; without one at lambda2 = 0, that of another alpha."""
+    own = cells[cells["alpha"] == alpha]
+    if not (own["lambda2"] == 0.0).any():
+        own = pd.concat([cells[cells["lambda2"] == 0.0].head(1), own])
+    return own.sort_values("lambda2")
