@@ -54,7 +54,7 @@ def test_it_says_what_is_taken_of_the_targets_own_domain(result, objective, merg
     this = told(replace(result, examples=()), objective=objective, merge=merge)
     for written in (description_markdown(this).replace("\\", ""), unescape(re.sub(r"<.*?>", "", render_html(this, [])))):
         text = " ".join(written.split())
-        assert ("takes not one explanation label of the target's domain" in text) == (objective in ("accuracy_bound", "infidelity"))
+        assert ("No explanation label of the target's domain has a part" in text) == (objective in ("accuracy_bound", "infidelity"))
         chosen = f"chosen with explanation labels of the target's own validation pictures (objective {objective})"
         assert (chosen in text) == (objective not in ("accuracy_bound", "infidelity"))
         learned = f"rule {merge} each part of the vector has a coefficient, which is learned on the target's own pictures, without labels"

@@ -42,7 +42,8 @@ def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(GUARD.parent.parent)},
+        # Without --address Ray is started here, whatever cluster the environment names.
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(GUARD.parent.parent), "RAY_ADDRESS": "127.0.0.1:1"},
     )
 
 

@@ -76,6 +76,18 @@ def test_work_goes_on_when_the_bucket_answers_again_and_fails_after_a_while(serv
     assert "tried again in" in caplog.text
 
 
+def test_what_several_compute_together_is_not_begun_again_by_one_of_them():
+    """The others wait for what `on_begin` told them; a second time they would not listen."""
+    begun: list[int] = []
+
+    def publish(store: Store, wait: bool, on_begin) -> None:
+        on_begin()
+        raise UnreachableError("no answer")
+
+    outcome = attempt(SimpleNamespace(publish=publish), Store("memory://together"), False, lambda: begun.append(1))
+    assert isinstance(outcome.error, UnreachableError) and begun == [1]
+
+
 def test_each_outage_has_its_time(monkeypatch):
     """What goes on for long and meets an outage now and then is begun again each time."""
     clock = SimpleNamespace(now=100.0)
@@ -147,7 +159,7 @@ def test_losses_of_long_fits_never_end_a_sweep_and_quick_ones_do(monkeypatch, li
     if is_accident:
         trainings.run()
     else:
-        with pytest.raises(RuntimeError, match="taken back"):
+        with pytest.raises(job.WorkLostError, match="trainings died, 80 times.*taken back.*--workers"):
             trainings.run()
         assert fit.begun < num_workers * num_events
 

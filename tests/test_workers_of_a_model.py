@@ -12,8 +12,8 @@ from test_stages import DIGITS, SMALL
 
 from sweep.commands.options import Places
 from sweep.commands.session import Session
+from sweep.engines import scheduler
 from sweep.engines.cluster import Workers
-from sweep.engines.scheduler import run_missing
 from sweep.engines.tasks import call_on_worker
 from sweep.experiment.config import ConfigError
 from sweep.experiment.sources import Source
@@ -57,5 +57,5 @@ def test_more_workers_than_there_are_is_refused_at_once(tmp_path):
     large = replace(model, recipe=replace(model.recipe, workers_per_model=4))
     assert large.key != model.key and "workers_per_model" not in model.params["recipe"]
     with pytest.raises(ConfigError, match="give --workers 4"):
-        run_missing([large], store, Workers(2, 0.0, 1, 2, is_one_machine=True), lambda work: None)
+        scheduler.run([large], store, Workers(2, 0.0, 1, 2, is_one_machine=True), lambda work: None)
     assert store.keys("finetune") == []

@@ -45,6 +45,11 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def pieces(self) -> np.ndarray:
+        """Which pictures are read together: for each the number of its piece, from 0. int64 [N]"""
+        ...
+
     def read_bytes(self, index: int) -> bytes:
         """The encoded picture. Raises PictureError where it is damaged, DomainError where its file has gone."""
         ...

@@ -30,6 +30,11 @@ class FolderSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def pieces(self) -> np.ndarray:
+        """Each picture is one by itself. [N]"""
+        return np.arange(len(self))
+
     def read_bytes(self, index: int) -> bytes:
         """The encoded picture. Raises DomainError where its file has gone."""
         if not 0 <= index < len(self):

@@ -103,6 +103,11 @@ class DrawnSplit:
     def __len__(self) -> int:
         return len(self.class_ids)
 
+    @property
+    def pieces(self) -> np.ndarray:
+        """Each picture is one by itself. [N]"""
+        return np.arange(len(self))
+
     def __reduce__(self) -> tuple[type, tuple[str, str, int, int]]:
         return DrawnSplit, (self._name, self._split, len(self), self._stream[0])
 

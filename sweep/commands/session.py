@@ -59,7 +59,7 @@ class Session:
                 "own, which vanishes with it. Give --store a directory that all nodes share, or a bucket such as s3://BUCKET/sweep"
             )
 
-    def compute(self, works: list[Work], on_done: OnDone) -> None:
-        """Compute what is missing of the works' artifacts. Nothing is started where all are there."""
-        if scheduler.missing(works, self.store):
-            scheduler.run_missing(works, self.store, self.workers, on_done)
+    def compute(self, targets: list[Work], on_done: OnDone) -> None:
+        """Compute what is missing of the targets' artifacts. Nothing is started where all are there."""
+        if works := scheduler.missing(targets, self.store):
+            scheduler.run(works, self.store, self.workers, on_done)

@@ -66,9 +66,9 @@ class WorkLostError(Exception):
     """Work whose processes died each time that it was begun."""
 
     @staticmethod
-    def of(what: str, error: BaseException) -> WorkLostError:
-        fix = "look in Ray's logs for what ends them (memory, often: fewer --workers a node), then give the same command again"
-        return WorkLostError(f"what computed {what} died, {MAX_LOSSES} times and more ({error}): {fix}; what is finished stays")
+    def of(what: str, error: BaseException, num_times: int = MAX_LOSSES) -> WorkLostError:
+        fix = "look in Ray's logs for what ends it (memory, often: fewer --workers a node), then give the same command again"
+        return WorkLostError(f"what computed {what} died, {num_times} times and more ({error}): {fix}; what is finished stays")
 
 
 OnDone = Callable[[Work], None]
@@ -76,9 +76,13 @@ OnDone = Callable[[Work], None]
 
 
 def attempt(work: Work, store: Store, wait: bool = True, on_begin: Callable[[], None] | None = None) -> Outcome:
-    """Publish a piece of work. An error comes back as it was: raised in an engine's worker it would reach the driver without its cause."""
+    """Publish a piece of work. An error comes back as it was: raised in an engine's worker it would reach the driver without its cause.
+
+    An outage of the store is waited for, but where others wait for what `on_begin` tells them: they could not begin again.
+    """
     try:
-        artifact = through_outages(lambda: work.publish(store, wait, on_begin))
+        publish = lambda: work.publish(store, wait, on_begin)  # noqa: E731
+        artifact = publish() if on_begin else through_outages(publish)
     except Exception as error:
         return Outcome(None, error)
     return Outcome(None if artifact is None else dict(artifact.manifest["meta"]))

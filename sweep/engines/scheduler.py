@@ -45,12 +45,12 @@ def missing(targets: Sequence[Work], store: Store) -> list[Work]:
     return list(found.values())
 
 
-def run_missing(targets: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
-    """Compute what is missing of the targets. An error ends it; what is published stays.
+def run(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
+    """Compute what is `missing`. An error ends it; what is published stays.
 
     Raises ConfigError, before anything runs, for a model of more workers than there are: it would never begin.
     """
-    pending = {work.key: work for work in missing(targets, store)}
+    pending = {work.key: work for work in works}
     most = max((work.num_workers for work in pending.values()), default=1)
     if most > workers.number:
         fix = f"give --workers {most}, or fewer --workers-per-model"

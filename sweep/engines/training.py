@@ -24,9 +24,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.engines import interruption
 from sweep.engines.cluster import Workers
-from sweep.engines.job import OnDone, Outcome, Work, attempt, attempt_together, through_outages
+from sweep.engines.job import OnDone, Outcome, Work, WorkLostError, attempt, attempt_together, through_outages
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
+from sweep.store.files import UnreachableError
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +80,9 @@ class _Trainings:
             if isinstance(outcome, Lost):
                 self._num_quick_losses += fit.seconds < QUICK_S
                 _log.info("a fit was lost and is begun again: %s", outcome.reason)
-                if self._num_quick_losses > MAX_QUICK_LOSSES * (1 if self._workers.is_one_machine else self._workers.number):
-                    raise outcome.reason
+                most = MAX_QUICK_LOSSES * (1 if self._workers.is_one_machine else self._workers.number)
+                if self._num_quick_losses > most:
+                    raise WorkLostError.of("trainings", outcome.reason, most) from outcome.reason
             elif outcome.error is not None:
                 raise outcome.error
 
@@ -177,7 +179,8 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
         trainer.fit()
     except WorkerGroupError as error:
         raised = error_of_training(error.worker_failures)
-        return Lost(error) if raised is None else Outcome(None, raised)
+        is_lost = raised is None or (works[0].num_workers > 1 and isinstance(raised, UnreachableError))
+        return Lost(error) if is_lost else Outcome(None, raised)
     except ControllerError as error:  # of Ray's own work around the workers, as where one dies while their group is set up
         return Lost(error)
     except Exception as error:

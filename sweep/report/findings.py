@@ -39,7 +39,7 @@ def what_of_target(result: SweepResult) -> str:
         sentences.append(f"The merge rule {rule} edits the vector before it is added.")
     objective = result.provenance.get("search.objective")
     if objective in LABEL_FREE_OBJECTIVES:
-        sentences.append("It takes not one explanation label of the target's domain.")
+        sentences.append("No explanation label of the target's domain has a part in training, merging or the rule that chooses the point.")
     elif objective is not None:
         sentences.append(
             f"Alpha and lambda2 are chosen with explanation labels of the target's own {result.selected_on} pictures (objective "

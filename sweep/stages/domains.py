@@ -151,5 +151,4 @@ def _selected(facts: DomainFacts, data: DataSettings, split: Split) -> NDArray[n
     assert len(index) == facts.count(split)
     if facts.is_drawn:
         return index
-    origin = domain.splits["test" if split == "test" else "train"]
-    return mixed(index, getattr(origin, "pieces", np.arange(len(origin))), data.seed)
+    return mixed(index, domain.splits["test" if split == "test" else "train"].pieces, data.seed)

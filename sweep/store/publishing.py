@@ -82,7 +82,7 @@ def remove_leftovers(files: FileTree, workplace: Path, is_claimed: Callable[[str
 
 
 def _half_computed(workplace: Path, is_claimed: Callable[[str], bool]) -> list[Path]:
-    """A training of days writes nothing into its directory until its end: on a disk that machines share, its age alone says nothing."""
+    """Directories that dead processes were filling. The age of one of another machine is not enough: a long training writes at its end."""
     return [path for path in left_behind(workplace / "in_progress") if not is_claimed(path.name.partition(".")[0])]
 
 
