@@ -41,7 +41,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.epochs is None):
             raise ValueError("a recipe has either num_steps or epochs")
-        if self.batch_size < 1 or self.learning_rate <= 0 or (self.num_steps or self.epochs or 0) < 1:
+        if self.batch_size < 1 or not 0.0 < self.learning_rate < math.inf or (self.num_steps or self.epochs or 0) < 1:
             raise ValueError(f"a recipe's batch size, learning rate and length must be positive: {asdict(self)}")
         if self.workers_per_model < 1 or self.batch_size % self.workers_per_model:
             raise ValueError(

@@ -54,7 +54,7 @@ class LabelSettings:
             raise ValueError(f"a pool holds at least one coalition matrix, not {self.pool_size}")
         if not self.label_scale > 0:
             raise ValueError(f"label_scale must be positive, not {self.label_scale}")
-        if self.target_error is not None and not self.target_error > 0:
+        if self.target_error is not None and not 0.0 < self.target_error < float("inf"):
             raise ValueError(f"the relative error to stop at must be positive, not {self.target_error}")
         estimator = find_estimator(self.estimator)
         estimator.check_l1_reg(self.l1_reg)

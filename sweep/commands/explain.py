@@ -17,6 +17,7 @@ from PIL import Image
 
 from core.data.loose_pictures import LoosePicture, find_pictures, read_loose_pictures
 from core.data.pictures import PictureError
+from sweep.commands.options import check_device
 from sweep.engines.progress import Progress
 from sweep.experiment.config import ConfigError
 from sweep.explain.comparison import Comparison, compare
@@ -79,8 +80,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command. Raises ConfigError and its kin for bad input, before the model is run."""
     if options.batch_size < 1:
         raise ConfigError("--batch-size must be at least 1")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("this machine has no GPU that torch sees: leave --device out")
+    check_device(options.device)
     paths = find_pictures(options.image)
     out = Path(options.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

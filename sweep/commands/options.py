@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -49,6 +51,13 @@ def add_places(parser: argparse.ArgumentParser, store: str | None, store_help: s
 
 
 def places_from(options: argparse.Namespace) -> Places:
+    """Raises ConfigError for numbers that are none of workers."""
+    for name in ("workers", "threads_per_worker"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not 0.0 < options.gpus_per_worker < math.inf:
+        raise ConfigError(f"--gpus-per-worker must be positive, not {options.gpus_per_worker}")
     return Places(
         options.store,
         options.address,
@@ -78,14 +87,23 @@ def parsed(option: str, parse: Callable[[str], T], text: str | None) -> T | None
 
 
 def numbers(text: str | None) -> tuple[float, ...] | None:
-    """`0.1,0.5` -> (0.1, 0.5); `0.1:0.9:0.1` -> the range with its end."""
+    """`0.1,0.5` -> (0.1, 0.5); `0.1:0.9:0.1` -> the range, with its end where a step meets it. Raises ConfigError for what is neither."""
     if text is None:
         return None
-    try:
+    with contextlib.suppress(ValueError, OverflowError, ZeroDivisionError):
         if ":" in text:
             start, stop, step = (float(part) for part in text.split(":"))
-            count = round((stop - start) / step) + 1
-            return tuple(round(start + i * step, 10) for i in range(count))
-        return tuple(float(part) for part in text.split(","))
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"{text!r} is no list of numbers: write 0.1,0.5,0.9 or 0.1:0.9:0.1") from None
+            found = tuple(round(start + i * step, 10) for i in range(math.floor((stop - start) / step + 1e-9) + 1))
+        else:
+            found = tuple(float(part) for part in text.split(","))
+        if found and all(map(math.isfinite, found)):
+            return found
+    raise ConfigError(f"{text!r} is no list of finite numbers: write 0.1,0.5,0.9 or 0.1:0.9:0.1")
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError for a GPU that is not there, before one is needed."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this machine has no GPU that torch sees: leave --device out")

@@ -8,6 +8,7 @@ from typing import Any
 from core.data.domains import DEFAULT_TEMPLATES
 from core.games.lambda2 import Bound
 from core.metrics import SCORES
+from sweep.commands.options import check_device
 from sweep.commands.recommendation import RecommendRequest
 from sweep.commands.recommending import run_recommend
 
@@ -55,6 +56,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command. Raises ConfigError and its kin for bad input."""
+    check_device(options.device)
     request = RecommendRequest(
         target=options.target,
         store=options.store,

@@ -47,6 +47,8 @@ class RecommendRequest:
             raise ConfigError("--most must be at least 1")
         if self.write and (Path(self.write).exists() or not self.write.endswith(".safetensors")):
             raise ConfigError(f"--write {self.write} must be a new file called *.safetensors")
+        if self.write and not Path(self.write).expanduser().absolute().parent.is_dir():
+            raise ConfigError(f"--write {self.write}: make its directory first")
         if self.calibrate and not self.validation and not self.class_names:
             raise ConfigError("--calibrate asks for the classes too: --class-names A B, in your labels' order, or --validation PICTURES")
 

@@ -62,6 +62,10 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         validation_share=options.validation_share,
         seed=options.seed,
     )
+    if options.num_steps is not None and options.epochs is not None:
+        raise ConfigError("--num-steps and --epochs are two lengths of one training: give one")
+    if options.num_source_steps is not None and config.diverse_recipe is None:
+        raise ConfigError(f"suite {config.suite} trains all sources alike: leave --num-source-steps out, or give --num-steps")
     recipe, diverse = _changed_recipe(config.recipe, options, options.num_steps), config.diverse_recipe
     if diverse is not None:
         diverse = _changed_recipe(diverse, options, options.num_source_steps)
@@ -76,7 +80,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         recipe=recipe,
         diverse_recipe=diverse,
         data=data,
-        domains=tuple(_with_seed(domain, options) for domain in config.domains),
+        domains=tuple(_changed_domain(domain, options) for domain in config.domains),
         head=options.head,
         start=options.start,
         sources=tuple(options.sources) if options.sources else None,
@@ -127,8 +131,12 @@ def _changed_recipe(recipe: Recipe, options: argparse.Namespace, num_steps: int 
     )
 
 
-def _with_seed(domain: DomainLocation, options: argparse.Namespace) -> DomainLocation:
-    """A domain with data settings of its own takes the seed, and a limit below its own: a trial with few pictures is one everywhere."""
+def _changed_domain(domain: DomainLocation, options: argparse.Namespace) -> DomainLocation:
+    """A given length is that of every training. A domain with data settings of its own takes the seed, and a limit below its own: a trial
+    with few pictures is one everywhere.
+    """
+    if options.epochs is not None:
+        domain = replace(domain, epochs=None)
     if domain.data is None:
         return domain
     limits = {
@@ -157,9 +165,11 @@ def _chosen_domains(config: SweepConfig, chosen: Sequence[str]) -> SweepConfig:
     known = {domain.name: domain for domain in config.domains}
     domains = []
     for text in chosen:
-        name, _, location = text.partition("=")
+        name, separator, location = text.partition("=")
         if name not in known:
             raise ConfigError(f"suite {config.suite} has no domain {name!r}: choose among {', '.join(known)}")
+        if separator and not location:
+            raise ConfigError(f"--domains {text!r} names no place: write NAME=LOCATION, or {name} for the suite's own")
         domains.append(replace(known[name], location=location) if location else known[name])
     names = {OTHERS, *(domain.name for domain in domains)}
     # Of the suite's own sources, what is left of them.
@@ -171,6 +181,8 @@ def _domain_location(location: str) -> DomainLocation:
     """NAME=LOCATION, or a location whose last part is the name."""
     name, separator, rest = location.partition("=")
     if separator and "/" not in name:
+        if not rest:
+            raise ConfigError(f"--domains {location!r} names no place: write NAME=LOCATION")
         return DomainLocation(name, rest)
     if location.startswith(DRAWN):
         return DomainLocation(location.removeprefix(DRAWN), location)
@@ -186,6 +198,8 @@ def _with_labels(domains: Sequence[DomainLocation], given: Sequence[str]) -> tup
         name, separator, location = text.partition("=")
         if not separator or name not in {domain.name for domain in domains}:
             raise ConfigError(f"--labels {text!r} names no domain: write DOMAIN=LOCATION with one of {', '.join(d.name for d in domains)}")
+        if not location:
+            raise ConfigError(f"--labels {text!r} names no place: write DOMAIN=LOCATION")
         if name in locations:
             raise ConfigError(f"--labels names {name} twice: give one location")
         locations[name] = location

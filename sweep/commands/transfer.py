@@ -11,7 +11,7 @@ from core.data.domains import DEFAULT_TEMPLATES
 from core.games.lambda2 import Bound
 from core.merging.addition import Addition
 from core.merging.rules import MERGE_RULES, parse_rule
-from sweep.commands.options import numbers, parsed
+from sweep.commands.options import check_device, numbers, parsed
 from sweep.commands.target_pictures import MAX_CALIBRATION, MAX_VALIDATION
 from sweep.commands.transferring import AUTO_LAMBDAS, TransferRequest, run_transfer
 from sweep.experiment.config import ConfigError
@@ -98,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
 
 def request_of(options: argparse.Namespace) -> TransferRequest:
     """Raises ConfigError for options that do not go together."""
+    check_device(options.device)
     if not 0.0 <= options.min_normalized_accuracy <= 1.0 or not 0.0 < options.confidence < 1.0:
         raise ConfigError("--min-normalized-accuracy must lie in [0, 1] and --confidence between 0 and 1")
     return TransferRequest(

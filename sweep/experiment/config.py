@@ -16,7 +16,7 @@ from core.merging.combination import Combination, Mean
 from core.merging.parameters import ParameterError
 from core.merging.rule import MergeRule
 from core.value_function import ValueFunction
-from sweep.experiment.sources import ConfigError, Pair, Source, make_pairs
+from sweep.experiment.sources import OTHERS, ConfigError, Pair, Source, make_pairs
 
 __all__ = ["ConfigError", "DataSettings", "Device", "DomainLocation", "SearchSettings", "SplitLabels", "SweepConfig"]
 
@@ -52,6 +52,8 @@ class DataSettings:
             raise ConfigError(f"validation_share must lie between 0 and 1, not {self.validation_share}")
         if not 0.0 <= self.max_corrupt_share < 1.0:
             raise ConfigError(f"max_corrupt_share must lie in [0, 1), not {self.max_corrupt_share}")
+        if self.seed < 0:
+            raise ConfigError(f"a seed must not be negative: {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ class SplitLabels:
     def __post_init__(self) -> None:
         if self.train_source not in LABEL_SOURCES:
             raise ConfigError(f"train labels come from one of {', '.join(LABEL_SOURCES)}, not {self.train_source!r}")
+        for name in ("max_train", "max_validation", "max_test"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}_labels must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,10 @@ class SearchSettings:
             raise ConfigError(f"give at least one finite lambda2, not {list(self.lambdas)}")
         if self.method == "optuna" and (len(self.lambdas) != 2 or self.lambdas[0] >= self.lambdas[1]):
             raise ConfigError(f"for Optuna, lambdas are the two ends of its range, lowest first, not {list(self.lambdas)}")
+        if len(set(self.lambdas)) < len(self.lambdas):
+            raise ConfigError(f"give each lambda2 once: {list(self.lambdas)}")
+        if not math.isfinite(self.lambda1):
+            raise ConfigError(f"lambda1 must be a finite number, not {self.lambda1}")
         if self.num_trials < 1:
             raise ConfigError(f"a study needs at least one trial, not {self.num_trials}")
         if not 0.0 <= self.min_normalized_accuracy <= 1.0:
@@ -225,6 +235,8 @@ class SweepConfig:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"two domains are called {twice[0]!r}: rename one of the directories")
+        if OTHERS in names:
+            raise ConfigError(f"no domain can be called {OTHERS!r}, which is a source: give it another name, as NAME=LOCATION")
         if not self.target_names:
             raise ConfigError("every domain is a source only: name --targets")
         if not self.pairs:
