@@ -54,7 +54,7 @@ def refused(capsys, monkeypatch, tmp_path, *arguments: str) -> str:
         (["--merge", "ties:share=0"], "share of ties must lie in (0, 1], not 0.0"),
         (["--alphas", "0.5,1.5"], r"alpha must lie in [0, 1], not 1.5"),
         (["--alphas", "1.0"], "explainability vector is zero"),
-        (["--alphas", "half"], "no list of numbers"),
+        (["--alphas", "half"], "no list of finite numbers"),
         (["--alphas", "0.5,0.5"], "each once"),
         (["--lambdas", "0.1"], "two ends"),
         (["--lambdas", "nan,1"], "finite"),
