@@ -15,6 +15,9 @@ Cell = dict[str, Any]
 Point = tuple[float, float]
 """(alpha, lambda2)"""
 
+LABEL_FREE_ERROR = "infidelity_at_best_scale"
+"""How far a map is from what the model itself does with patches left out, whatever the map's scale: it takes the model, and no label."""
+
 
 class Evaluate(Protocol):
     """A point -> its cell on some split."""
@@ -41,6 +44,11 @@ class Objective(ABC):
         """Whether it reads attribution labels of the target."""
         return self.name not in LABEL_FREE_OBJECTIVES
 
+    @property
+    def error(self) -> str:
+        """The score of the explanations that a study minimises beside accuracy: one that reads no labels where the objective reads none."""
+        return "e_rmse" if self.needs_labels else LABEL_FREE_ERROR
+
     @abstractmethod
     def best(self, feasible: Sequence[Cell], cells: Sequence[Cell], search: SearchSettings) -> Cell:
         """The best of the feasible cells, one at least. cells: all."""
@@ -54,7 +62,7 @@ class Objective(ABC):
         feasible = [cell for cell in cells if keeps_accuracy(cell, search)]
         if feasible:
             return self.best(feasible, cells, search)
-        return max(cells, key=lambda cell: (cell["accuracy"], -cell["e_rmse"]))
+        return max(cells, key=lambda cell: (cell["accuracy"], -or_infinite(cell[self.error])))
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class AccuracyBound(Objective):
         curves = [[cell for cell in cells if cell.get("merge") == merge] for merge in dict.fromkeys(cell.get("merge") for cell in cells)]
         at_ends = (self._furthest(curve, alpha, search) for alpha in search.alphas for curve in curves)
         furthest = [found for found in at_ends if found is not None]
-        return min(furthest or list(feasible), key=lambda cell: (_or_infinite(cell["infidelity_at_best_scale"]), -cell["lambda2"]))
+        return min(furthest or list(feasible), key=lambda cell: (or_infinite(cell[LABEL_FREE_ERROR]), -cell["lambda2"]))
 
     def next_point(self, cells: Sequence[Cell], search: SearchSettings) -> Point | None:
         """Half-way between the furthest point within the bound and the nearest beyond it, of the alpha where they lie furthest apart."""
@@ -103,14 +111,15 @@ class BestScore(Objective):
     sign: float
 
     def best(self, feasible: Sequence[Cell], cells: Sequence[Cell], search: SearchSettings) -> Cell:
-        return min(feasible, key=lambda cell: (_or_infinite(cell[self.column], self.sign), cell["lambda2"]))
+        return min(feasible, key=lambda cell: (or_infinite(cell[self.column], self.sign), cell["lambda2"]))
 
 
 def _of_alpha(cells: Iterable[Cell], alpha: float) -> list[Cell]:
     return [cell for cell in cells if cell["alpha"] == alpha]
 
 
-def _or_infinite(value: float | None, sign: float = 1.0) -> float:
+def or_infinite(value: float | None, sign: float = 1.0) -> float:
+    """sign * value, to be minimised; infinity for a score that is not there."""
     return float("inf") if value is None or value != value else sign * value
 
 
@@ -121,7 +130,7 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
         BestScore("e_rmse", "smallest E-RMSE", "e_rmse", 1.0),
         BestScore("iou_at_10", "largest IoU@10", "iou_at_10", -1.0),
         BestScore("correlation", "largest correlation", "correlation", -1.0),
-        BestScore("infidelity", "smallest infidelity at the best scale", "infidelity_at_best_scale", 1.0),
+        BestScore("infidelity", "smallest infidelity at the best scale", LABEL_FREE_ERROR, 1.0),
         BestScore("few_labels", "smallest E-RMSE on a few labels", "few_labels_e_rmse", 1.0),
     )
 }

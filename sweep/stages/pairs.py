@@ -74,7 +74,7 @@ class PairSearch(Stage):
     """
 
     kind = "pair"
-    version = 6
+    version = 7
     engine = "trials"
     uses_device = True
     unit = "pairs"

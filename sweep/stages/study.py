@@ -1,6 +1,7 @@
-"""The Optuna study of a pair: E-RMSE down, accuracy up, with the accuracy bound as a constraint. The only use of Optuna.
+"""The Optuna study of a pair: the explanations' error down, accuracy up, with the accuracy bound as a constraint. The only use of Optuna.
 
-It searches alpha, lambda2 and, where asked, parameters of the merge rule.
+It searches alpha, lambda2 and, where asked, parameters of the merge rule. The error is E-RMSE; under an objective that reads no explanation
+label the sampler reads none either, and the error is the infidelity at the best scale.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from core.merging.rule import MergeRule
 from sweep.experiment.config import SearchSettings
-from sweep.stages.objectives import OBJECTIVES, Cell, Evaluate
+from sweep.stages.objectives import OBJECTIVES, Cell, Evaluate, or_infinite
 from sweep.stages.points import point_of
 
 PAPER_LAMBDA2 = 0.8
@@ -24,7 +25,8 @@ def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, j
     """The cells of a study's trials, kept in an Optuna journal storage.
 
     The first trials are the prediction-only target model (lambda2 = 0, always feasible) and, for each alpha, the paper's lambda2. They are
-    merged by the search's own rule; from then on its searched parameters are the sampler's, as `merge.NAME`, each within its range.
+    merged by the search's own rule; from then on its searched parameters are the sampler's, as `merge.NAME`, each within its range. A trial
+    whose values are not E-RMSE and accuracy has its E-RMSE among the user attributes, which no sampler reads.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objective = OBJECTIVES[search.objective]
@@ -36,6 +38,7 @@ def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, j
             directions=["minimize", "maximize"],
             sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=min(8, search.num_trials)),
         )
+        study.set_metric_names([objective.error, "accuracy"])
         study.set_user_attr("sweep_key", key)
         low, high = search.lambdas
         own = _parameters(search.merge, search)
@@ -60,7 +63,9 @@ def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, j
             values = {name: trial.suggest_float(f"merge.{name}", *ranges[name]) for name in search.searched}
             cell = evaluate(alpha, lambda2, search.merge.with_parameters(values))
             trial.set_constraint("normalized_accuracy", search.min_normalized_accuracy - (cell["normalized_accuracy_lower"] or 0.0))
-            study.tell(trial, [cell["e_rmse"], cell["accuracy"]])
+            if objective.error != "e_rmse":
+                trial.set_user_attr("e_rmse", cell["e_rmse"])
+            study.tell(trial, [or_infinite(cell[objective.error]), cell["accuracy"]])
             cells.append(cell)
     return cells
 
