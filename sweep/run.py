@@ -21,7 +21,7 @@ from sweep.experiment.config import ConfigError
 from sweep.record.tracker import TrackingError
 from sweep.stages.pictures import CorruptPicturesError
 from sweep.store.artifacts import StoreError
-from sweep.store.files import NO_SPACE
+from sweep.store.files import is_disk_full
 
 # What is the user's to mend, by its message. Any other error is ours and shows where it arose.
 USER_ERRORS = (
@@ -79,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except OSError as error:
-        if error.errno not in NO_SPACE or options.verbose:
+    except Exception as error:
+        if not is_disk_full(error) or options.verbose:
             raise
-        place = error.filename or "a directory that is written to (the store's, or the temporary one)"
+        place = getattr(error, "filename", None) or "a directory that is written to (the store's, or the temporary one)"
         print(f"error: no space is left at {place}: free some and give the same command again; what is finished stays", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0

@@ -12,6 +12,7 @@ from synthetic_result import DOMAINS, synthetic_result
 from core.metrics import iou_at, top_patches
 from core.statistics import pearson
 from sweep.report.figures.coefficients import caption, coefficient_panels
+from sweep.report.figures.convergence import caption as convergence_caption
 from sweep.report.figures.convergence import convergence_panel
 from sweep.report.figures.examples import example_rows
 from sweep.report.figures.highlighting import faded, outline
@@ -100,6 +101,20 @@ def test_levels_differ_in_colour_and_dashes_from_each_other_and_from_the_referen
         for other in lines[:number]:
             assert np.abs(np.subtract(to_rgb(line.get_color()), to_rgb(other.get_color()))).max() > 0.2
             assert line.get_linestyle() != other.get_linestyle() or line._unscaled_dash_pattern != other._unscaled_dash_pattern
+
+
+def test_curve_and_level_of_figure_6_are_of_the_same_pictures():
+    """A level is the mean over the targets of their pictures' overlap in one pass; pictures that are on the curve alone do not count."""
+    result = synthetic_result(DOMAINS[:4], sources=["concepts"], has_convergence=True, num_examples=0)
+    few = replace(result, one_pass=result.one_pass[result.one_pass["picture"] < 3])
+    for found, pictures in ((result, 6), (few, 3)):
+        level = next(line for line in convergence_panel(found).axes[0].lines if str(line.get_label()).startswith("from"))
+        expected = found.one_pass.groupby("target_domain")["iou_at_10"].mean().mean()
+        assert level.get_ydata()[0] == pytest.approx(expected)
+        assert f"over {4 * pictures} pictures" in convergence_caption(found).text
+    steady = replace(result, one_pass=result.one_pass.assign(iou_at_10=result.one_pass["iou_at_10"].mean()))
+    width = lambda found: np.ptp([float(n) for n in re.findall(r"interval (\d+) to (\d+)", convergence_caption(found).text)[0]])  # noqa: E731
+    assert width(result) > width(steady)  # the level's own error counts
 
 
 def test_correlation_panels_state_r_of_what_they_plot(result):

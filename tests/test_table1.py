@@ -77,6 +77,25 @@ def test_table_is_empty_where_the_sources_models_were_not_scored():
     assert table1(synthetic_result()).empty
 
 
+def test_a_source_of_several_vectors_has_no_models_of_its_own_and_the_other_rows(result):
+    both = "concepts,others"
+    together = synthetic_result(sources=["concepts", "others", both], command="universal", has_source_models=True)
+    own = together.source_models[together.source_models["source_domain"] != both]
+    together = replace(together, source_models=own)
+    table = table1(together)
+    rows = table[(table["source_domain"] == both) & ~table["is_reference"]]
+    assert set(rows["model"]) == {"zero_shot", "prediction_only", "transferred"} and rows["mean"].notna().any()
+    assert rows.groupby("score")["is_best"].sum().max() == 1
+    assert f"Table 1 from {both}" in terminal_summary(together) and f"the vector of {both}" in render_html(together, [])
+
+
+def test_a_factor_of_the_transferred_models_maps_is_told(result):
+    chosen = result.cells.assign(attribution_scale=1.0)
+    for found, is_told in ((result, True), (replace(result, cells=chosen), False)):
+        assert ("the factor that it ships with" in terminal_summary(found)) == is_told
+        assert ("the factor that it ships with" in render_html(found, [])) == is_told
+
+
 def test_terminal_shows_the_table_and_keeps_its_width(result):
     text = terminal_summary(result)
     assert "Table 1 from others" in text and "Table 1 from concepts" in text

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -190,6 +191,17 @@ def test_every_interval_is_around_the_score_of_the_chosen_point(swept):
 def test_figure_6_takes_the_budgets_that_the_suite_says(swept):
     for table in tables(swept, "convergence"):
         assert set(table["budget"]) <= {104, 128, 160, 208, 256, 336, 448} and table["iou_at_10"].between(0, 1).all()
+
+
+def test_the_levels_of_figure_6_are_of_its_pictures(swept):
+    """So few have labels here that it takes all of them: each pair's mean is its score."""
+    store = Store(str(swept / "sweep_store"))
+    for key in store.keys("result"):
+        result = read_result(store.open(key))
+        means = result.one_pass.groupby(["source_domain", "target_domain"])["iou_at_10"].mean()
+        chosen = chosen_pairs(result).set_index(["source_domain", "target_domain"])["iou_at_10"]
+        assert set(result.one_pass["picture"]) == set(result.convergence["picture"]) == {0, 1, 2, 3}
+        np.testing.assert_allclose(means.reindex(chosen.index), chosen)
 
 
 def test_own_domains_get_the_vector_of_the_others_and_the_miniatures_head(tmp_path):

@@ -29,7 +29,7 @@ from sweep.report.findings import (
 from sweep.report.page_data import page_data
 from sweep.report.references import REFERENCE_MEANINGS, REFERENCE_TITLES
 from sweep.report.result import FRAMES, SweepResult
-from sweep.report.table1 import OUR_SCORES, PAPER_SCORES, ROWS, table1
+from sweep.report.table1 import OUR_SCORES, PAPER_SCORES, ROWS, has_factor, table1
 from sweep.report.tables import (
     BEATEN,
     KEPT_ACCURACY,
@@ -92,6 +92,7 @@ def render_html(result: SweepResult, drawings: Sequence[Drawing]) -> str:
         kept_accuracy=KEPT_ACCURACY,
         domain_rows=_rows(domain_table(result)),
         table1=_table1(result),
+        has_factor=has_factor(result),
         table1_titles=[SCORE_NAMED[score].title for score in (*PAPER_SCORES, *OUR_SCORES)],
         objective_rows=_rows(objective_table(result)),
         provenance={"sweep_key": result.sweep_key, "command": result.command, "suite": result.suite, **result.provenance},

@@ -30,6 +30,7 @@ SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
 """The models that a vector is the difference of, each with the target's classes: rows of the paper's Table 1."""
 
 CONVERGENCE_COLUMNS = ("target_domain", "budget", "picture", "iou_at_10")
+ONE_PASS_COLUMNS = (*PAIR_COLUMNS, "picture", "iou_at_10")
 INTERVAL_COLUMNS = (*PAIR_COLUMNS, "score", "estimate", "low", "high", "n")
 REFERENCE_INTERVAL_COLUMNS = ("domain", "reference", "alpha", "score", "estimate", "low", "high", "n")
 
@@ -42,6 +43,7 @@ FRAMES = {
     "source_models": SOURCE_MODEL_COLUMNS,
     "objectives": OBJECTIVE_COLUMNS,
     "convergence": CONVERGENCE_COLUMNS,
+    "one_pass": ONE_PASS_COLUMNS,
     "intervals": INTERVAL_COLUMNS,
     "reference_intervals": REFERENCE_INTERVAL_COLUMNS,
 }
@@ -61,7 +63,7 @@ _BOUNDS = {
 RESULT = "result.json"
 """The file of all that is no table."""
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 6
+_FORMAT = 7
 
 Scalar = str | int | float | bool | None
 
@@ -85,6 +87,7 @@ class SweepResult:
     source_models: SOURCE_MODEL_COLUMNS, SOURCE_MODELS scored on each target's test split with the target's classes; may be empty.
     objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
     convergence: CONVERGENCE_COLUMNS, IoU@10 of Kernel SHAP with the test labels of some pictures, over its budget; may be empty.
+    one_pass: ONE_PASS_COLUMNS, the chosen points' IoU@10 with the same pictures.
     intervals: INTERVAL_COLUMNS, 95 % intervals of the chosen points' scores over the n test pictures that each was measured on, the model
     and the labels being what they are; may be empty. reference_intervals: REFERENCE_INTERVAL_COLUMNS, the same of the references, those
     but chance and the other domain's mean map.
@@ -107,6 +110,7 @@ class SweepResult:
     source_models: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SOURCE_MODEL_COLUMNS)))
     objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
     convergence: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)))
+    one_pass: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(ONE_PASS_COLUMNS)))
     intervals: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INTERVAL_COLUMNS)))
     reference_intervals: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REFERENCE_INTERVAL_COLUMNS)))
     artifacts: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)

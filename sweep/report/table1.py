@@ -73,19 +73,20 @@ REFERENCE_ROWS = (
 
 
 def table1(result: SweepResult) -> pd.DataFrame:
-    """TABLE1_COLUMNS, a row a source, model and score; of the sources whose own models were scored. Models first, then references.
+    """TABLE1_COLUMNS, a row a source, model and score, where sources' own models were scored. Models first, then references.
 
-    sd: over the targets. does_not_differ_from_best: from the best model of the column by a paired t-test at p < 0.05. is_reference: of
-    REFERENCE_ROWS, which are neither best nor tested.
+    A source whose vectors were made one of several has no models of its own, and three rows of the five. The maps of the transferred
+    model are those it ships, with its factor where it has one; the others' are as they come. sd: over the targets.
+    does_not_differ_from_best: from the best model of the column by a paired t-test at p < 0.05. is_reference: of REFERENCE_ROWS, which are
+    neither best nor tested.
     """
     if result.source_models.empty:
         return pd.DataFrame(columns=list(TABLE1_COLUMNS))
     rows = []
-    scored = set(result.source_models["source_domain"])
-    for source in (source for source in result.sources if source in scored):
+    for source in result.sources:
         scores, references = _of_source(result, source), _references_of(result, source)
         for score in (*PAPER_SCORES, *OUR_SCORES):
-            values = {row.model: scores[row.model][score].to_numpy(dtype=float) for row in ROWS}
+            values = {row.model: scores[row.model][score].to_numpy(dtype=float) for row in ROWS if row.model in scores}
             lower_is_better = SCORE_NAMED[score].lower_is_better
             alike = not_worse_than_best(values, lower_is_better)
             means = {model: float(np.nanmean(found)) for model, found in values.items() if not np.isnan(found).all()}
@@ -96,6 +97,11 @@ def table1(result: SweepResult) -> pd.DataFrame:
             for score in (*PAPER_SCORES, *OUR_SCORES):
                 rows.append((source, name, score, *_mean_and_sd(frame[score].to_numpy(dtype=float)), False, False, True))
     return pd.DataFrame(rows, columns=list(TABLE1_COLUMNS))
+
+
+def has_factor(result: SweepResult) -> bool:
+    """Whether transferred models ship with a factor of their maps that the sources' and the target's models do not have."""
+    return bool((chosen_pairs(result)["attribution_scale"].fillna(1.0) != 1.0).any())
 
 
 def _mean_and_sd(values: np.ndarray) -> tuple[float, float, int]:
@@ -120,6 +126,8 @@ def _of_source(result: SweepResult, source: str) -> dict[str, pd.DataFrame]:
     for model in ("zero_shot", "prediction_only"):
         found[model] = references[references["reference"] == model].set_index("domain").reindex(pairs.index)
     own = result.source_models[result.source_models["source_domain"] == source]
+    if own.empty:
+        return found
     found["source_prediction_only"] = own[own["model"] == "source_prediction_only"].set_index("target_domain").reindex(pairs.index)
     explaining = own[own["model"] == "source_self_explaining"]
     at_alpha = [

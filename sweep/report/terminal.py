@@ -10,7 +10,7 @@ from sweep.report.evidence import groups, means_by_group
 from sweep.report.findings import findings, warnings
 from sweep.report.references import REFERENCE_TITLES
 from sweep.report.result import MERGE_COLUMN, SweepResult
-from sweep.report.table1 import PAPER_SCORES, REFERENCE_ROWS, ROWS, table1
+from sweep.report.table1 import PAPER_SCORES, REFERENCE_ROWS, ROWS, has_factor, table1
 from sweep.report.tables import BEATEN, KEPT_ACCURACY, best_of_targets, best_pairs, chosen_pairs, objective_table
 from sweep.report.text import PAIR_LENGTH, ascii_pair, ascii_text, number
 
@@ -68,6 +68,8 @@ def _table1(result: SweepResult) -> list[str]:
         what = f"mean and standard deviation over {number_of_targets} targets; * the best of a"
         lines += ["", f"Table 1 from {ascii_text(str(source), 40)}: {what}"]
         lines.append("column, + not different from it (paired t-test, p < 0.05); indented: references, not in the test")
+        if has_factor(result):
+            lines.append("The transferred model's maps have the factor that it ships with, the others' none.")
         lines.append(f"{'':<27}{heads}")
         for model in dict.fromkeys(of_source["model"]):
             title = titles[model]

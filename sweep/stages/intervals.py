@@ -60,9 +60,12 @@ class ScoredPoint:
     scored: Scored
     prediction_only: PictureScores
 
+    def per_picture(self) -> PictureScores:
+        return per_picture_scores(self.scored)
+
     def intervals(self) -> pd.DataFrame:
         """INTERVAL_COLUMNS."""
         pair = [self.cell[column] for column in PAIR_COLUMNS]
-        found = score_intervals(per_picture_scores(self.scored), self.prediction_only)
+        found = score_intervals(self.per_picture(), self.prediction_only)
         rows = [(*pair, name, interval.estimate, interval.low, interval.high, interval.n) for name, interval in found.items()]
         return pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))

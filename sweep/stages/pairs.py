@@ -14,6 +14,7 @@ from core.task_vectors import cosine_matrix
 from sweep.experiment.config import SearchSettings
 from sweep.report.result import CELL_COLUMNS, MERGE_COLUMN, OBJECTIVE_COLUMNS, SIMILARITY_COLUMNS
 from sweep.stages.objectives import OBJECTIVES, Cell, keeps_accuracy
+from sweep.stages.per_picture import PER_PICTURE, PictureScores, load_per_picture, save_per_picture
 from sweep.stages.points import Points, Transfer, point_of
 from sweep.stages.stage import ChildRun, Stage
 from sweep.stages.study import run_study
@@ -22,6 +23,8 @@ from sweep.store.artifacts import Store
 PAPER_NORMALIZED_ACCURACY = 0.98
 """What the paper's universal vector keeps of the accuracy: 0.876 of 0.890 (its Table 1)."""
 
+CHOSEN = "chosen"
+"""Name of the chosen point among a pair's scores by picture."""
 _POINT_SETTINGS = ("lambda1", "lambdas", "select", "merge", "calibration", "accuracy_confidence", "num_few_labels", "scores")
 """What the cells of a grid depend on; the rest of the search says which of them is chosen."""
 
@@ -69,12 +72,12 @@ class Cells(Stage):
 class PairSearch(Stage):
     """Search one pair: evaluate points on the selection split, choose one, score that one on test.
 
-    Files: cells.parquet, similarities.parquet, intervals.parquet (of the chosen point on test), and study.journal (an Optuna journal
-    storage) for Optuna. Where parameters of the merge rule are searched, the cells have MERGE_COLUMN besides.
+    Files: cells.parquet, similarities.parquet, intervals.parquet and per_picture.npz (of the chosen point on test), and study.journal (an
+    Optuna journal storage) for Optuna. Where parameters of the merge rule are searched, the cells have MERGE_COLUMN besides.
     """
 
     kind = "pair"
-    version = 7
+    version = 8
     engine = "trials"
     uses_device = True
     unit = "pairs"
@@ -116,6 +119,7 @@ class PairSearch(Stage):
         pd.DataFrame(cells)[columns].to_parquet(directory / "cells.parquet", index=False)
         self._similarities(store).to_parquet(directory / "similarities.parquet", index=False)
         on_test.intervals().to_parquet(directory / "intervals.parquet", index=False)
+        save_per_picture(directory, {CHOSEN: on_test.per_picture()})
         return {"num_cells": len(cells), "constraint_met": keeps_accuracy(chosen, search)}
 
     def _compared(self, cells: Sequence[Cell], points: Points) -> pd.DataFrame:
@@ -160,6 +164,10 @@ class PairSearch(Stage):
     def intervals(self, store: Store) -> pd.DataFrame:
         """INTERVAL_COLUMNS, of the chosen point on test."""
         return pd.read_parquet(self.artifact(store).path("intervals.parquet"))
+
+    def per_picture(self, store: Store) -> PictureScores:
+        """Of the chosen point on test, in the order of the labels: accuracy of all pictures, the rest of those that have labels."""
+        return load_per_picture(self.artifact(store).path(PER_PICTURE))[CHOSEN]
 
     def objectives(self, store: Store) -> pd.DataFrame:
         """OBJECTIVE_COLUMNS; no rows where objectives were not compared."""

@@ -18,6 +18,7 @@ from sweep.report.page import write_report
 from sweep.report.result import (
     CONVERGENCE_COLUMNS,
     OBJECTIVE_COLUMNS,
+    ONE_PASS_COLUMNS,
     REFERENCE_COLUMNS,
     SIMILARITY_COLUMNS,
     SOURCE_MODEL_COLUMNS,
@@ -40,7 +41,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 10
+    version = 11
 
     command: str
     config: SweepConfig
@@ -85,6 +86,7 @@ class Result(Stage):
             source_models=self._source_models(store),
             objectives=self._objectives(store),
             convergence=pd.concat([pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)), *(c.load(store) for c in self.convergence)]),
+            one_pass=self._one_pass(store),
             intervals=pd.concat([pair.intervals(store) for pair in self.pairs], ignore_index=True),
             reference_intervals=pd.concat([reference.intervals(store) for reference in self.references], ignore_index=True),
             examples=tuple(example for examples in self.examples for example in examples.load(store)),
@@ -98,6 +100,17 @@ class Result(Stage):
         """What the other targets choose for each pair, then what each objective would have."""
         frames = [*(point.objectives(store) for point in self.other_targets), *(pair.objectives(store) for pair in self.pairs)]
         return pd.concat(frames, ignore_index=True)[list(OBJECTIVE_COLUMNS)]
+
+    def _one_pass(self, store: Store) -> pd.DataFrame:
+        """Of each pair the chosen point's overlap on the pictures of its target's Figure 6."""
+        frames = [pd.DataFrame(columns=list(ONE_PASS_COLUMNS))]
+        pictures = {stage.target: np.unique(stage.load(store)["picture"]) for stage in self.convergence}
+        for pair in self.pairs:
+            if (of_target := pictures.get(pair.transfer.target)) is not None:
+                overlap = pair.per_picture(store)["iou_at_10"][of_target]
+                columns = (pair.transfer.source, pair.transfer.target, of_target, overlap)
+                frames.append(pd.DataFrame(dict(zip(ONE_PASS_COLUMNS, columns, strict=True))))
+        return pd.concat(frames, ignore_index=True)
 
     def _source_models(self, store: Store) -> pd.DataFrame:
         rows = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sweep.store.files import FileTree, StoreError
+from sweep.store.files import FileTree, StoreError, is_disk_full
 from sweep.store.processes import unfinished_name
 
 # torch is imported where it is needed: many light processes import the store.
@@ -66,7 +66,7 @@ class Checkpoint:
                     raise
                 self._upload = threading.Thread(target=self._send, args=(scratch,), name="checkpoint upload")
                 self._upload.start()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what the disk says
             self._warn_of_failure(error)
 
     def remove(self) -> None:
@@ -118,7 +118,8 @@ class Checkpoint:
             return None
 
     def _warn_of_failure(self, error: Exception) -> None:
-        _log.warning("a checkpoint could not be saved to %s/%s: %s", self._files, self._name, error)
+        reason = "no space is left" if is_disk_full(error) else error
+        _log.warning("a checkpoint could not be saved to %s/%s: %s", self._files, self._name, reason)
 
 
 def _write(state: Mapping[str, Any], path: Path) -> None:

@@ -26,12 +26,20 @@ from sweep.store.credentials import scrubbed, without_credentials
 from sweep.store.processes import is_left_behind, unfinished_name
 
 BUCKET_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the errors of a full disk."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _UNFINISHED = ".unfinished"
 _PROBE_POLL_S = 0.25
 # s3fs holds ten pieces of 50 MiB, sent or received, in memory by default.
 _S3_TRANSFER: Mapping[str, int] = {"chunksize": 16 * 2**20, "max_concurrency": 4}
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: torch hides the system's in its own, safetensors only quotes it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE or any(f"(os error {number})" in str(error) for number in _NO_SPACE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class StoreError(ValueError):
@@ -207,7 +215,7 @@ class FileTree:
         except (StoreError, FileNotFoundError, FileExistsError):
             raise
         except Exception as error:  # every filesystem has errors of its own; a client that is not installed is an ImportError
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
+            if is_disk_full(error):
                 free = "free some and give the same command again; what is finished stays"
                 raise StoreError(f"no space is left at {self.option} {self}: {free}") from error
             reason = f"{type(error).__name__}: {scrubbed(str(error), self.url)}"

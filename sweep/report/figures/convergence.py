@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
@@ -10,7 +9,7 @@ from core.statistics.crossing import crossing_interval
 from core.statistics.intervals import Interval, mean_interval
 from sweep.report.figures.style import CHANCE, DOTS_PER_INCH, LABEL_CEILING, Caption, level_lines
 from sweep.report.result import SweepResult
-from sweep.report.tables import chosen_pairs, headline
+from sweep.report.tables import headline
 from sweep.report.text import shown_name
 
 _CURVE = "#333333"
@@ -23,7 +22,7 @@ def caption(result: SweepResult) -> Caption:
     return Caption(
         "How many evaluations one pass is worth",
         "IoU@10 of plain Kernel SHAP with the test labels, mean over the targets with its 95 % interval, against its evaluations a "
-        "picture; the labels were made on other coalitions. Level lines: the transferred models, one pass; "
+        "picture; the labels were made on other coalitions. Level lines: the transferred models, one pass on the same pictures; "
         "a diamond where Kernel SHAP reaches one. Kernel SHAP reaches the level "
         f"at: {levels}. In the paper: {PAPER_CROSSING}. The labels are estimates too: the label ceiling is what a second draw of them "
         "reaches.",
@@ -61,20 +60,21 @@ def convergence_panel(result: SweepResult) -> Figure:
 
 
 def _levels(result: SweepResult) -> dict[str, tuple[float, Interval | None]]:
-    """Source -> IoU@10 of its transferred models, mean over the targets, and where Kernel SHAP reaches it, with its interval."""
-    frame = result.convergence
-    wide = frame.pivot(index=["target_domain", "picture"], columns="budget", values="iou_at_10")
-    targets = wide.index.get_level_values("target_domain")
-    pairs = chosen_pairs(result)
+    """Source -> IoU@10 of its transferred models on the curve's pictures, mean over the targets, and where Kernel SHAP reaches it.
+
+    Its interval is by a bootstrap over the pictures of each target, which are the same for curve and level.
+    """
+    wide = result.convergence.pivot(index=["target_domain", "picture"], columns="budget", values="iou_at_10")
     levels = {}
     for source in result.sources:
-        of_source = pairs[pairs["source_domain"] == source].set_index("target_domain")["iou_at_10"]
-        is_shared = np.isin(targets, of_source.index)
-        if not is_shared.any():
+        of_source = result.one_pass[result.one_pass["source_domain"] == source].set_index(["target_domain", "picture"])["iou_at_10"]
+        curves = wide.loc[wide.index.isin(of_source.index)]
+        if curves.empty:
             continue
-        level = of_source.reindex(targets[is_shared]).to_numpy()
-        found = crossing_interval(wide.columns.to_numpy(), wide.to_numpy()[is_shared], level, targets=targets[is_shared].to_numpy())
-        levels[source] = float(of_source[of_source.index.isin(targets)].mean()), found
+        level = of_source.reindex(curves.index)
+        targets = curves.index.get_level_values("target_domain").to_numpy()
+        found = crossing_interval(curves.columns.to_numpy(), curves.to_numpy(), level.to_numpy(), targets=targets)
+        levels[source] = float(level.groupby("target_domain").mean().mean()), found
     return levels
 
 
