@@ -59,7 +59,10 @@ def find_commands(wanted: str | None = None) -> dict[str, ModuleType]:
     wanted: the one that is asked for: where it is there, the others are not imported, which takes seconds.
     """
     names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-    names = [wanted] if wanted in names else names
+    return (_commands([wanted]) if wanted in names else {}) or _commands(names)
+
+
+def _commands(names: Sequence[str]) -> dict[str, ModuleType]:
     modules = {name: importlib.import_module(f"sweep.commands.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "add_parser")}
 

@@ -11,7 +11,7 @@ from test_kernel_shap import interacting_game
 
 from core.shapley.calibration import AttributionPrior
 from core.shapley.coalition_pool import CoalitionPool
-from core.shapley.estimator import Learned, role_seed
+from core.shapley.estimator import MOST_IN_A_DESIGN, Learned, role_seed
 from core.shapley.estimators import ESTIMATORS, find_estimator, make_design
 from core.shapley.kernel_shap import sample_coalitions
 from core.shapley.residual_posterior import ResidualPrior
@@ -72,6 +72,15 @@ def test_the_smallest_budget_is_the_smallest_that_works(estimator, num_players):
         assert abs(phi.sum() - total) < 1e-3 and np.isfinite(phi).all()
     with pytest.raises(ValueError, match=rf"\b{budget}\b"):  # the fix is in the message
         estimator.check(num_players, budget - 1)
+
+
+@every_estimator
+@pytest.mark.parametrize("num_players", [4, 49, 577])
+def test_a_budget_that_memory_would_not_hold_is_refused_before_it_is_drawn(estimator, num_players, monkeypatch):
+    monkeypatch.setattr(type(estimator), "draw", lambda *_: pytest.fail("it is being drawn"))
+    most = MOST_IN_A_DESIGN // num_players
+    with pytest.raises(ValueError, match=rf"for {num_players} players: give at most {most - most % 2}\b"):
+        estimator.check(num_players, 10**9)
 
 
 @every_estimator

@@ -62,6 +62,9 @@ def here(monkeypatch) -> EnginesHere:
         (["--out", "nosuchprotocol://bucket"], "--out"),
         (["--store", "nosuchprotocol://bucket"], "--store"),
         (["--utilisation", "2", "--dry-run"], "utilisation"),
+        (["--price-per-hour", "nan"], "price_per_hour must be a finite number, 0 or more, not nan"),
+        (["--price-per-hour", "-1"], "price_per_hour must be a finite number, 0 or more, not -1"),
+        (["--workers", "0", "--dry-run"], "--workers must be at least 1"),
         (["--max-corrupt-share", "1"], "max_corrupt_share"),
         (["--estimator", "calibrated", "--calibration-budget", "40"], "at least 102"),
         (["--estimator", "calibrated", "--calibration-pictures", "20"], "at least 65 pictures"),
@@ -101,6 +104,40 @@ def test_a_dry_run_projects_the_cost_and_writes_nothing(data, tmp_path, capsys, 
     text = capsys.readouterr().out
     assert "120 pictures" in text and f"{120 * 322:,} evaluations" in text and "A100" in text and "GPU-hours" in text and "price" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_the_evaluations_that_an_estimator_makes_of_its_budget(data, tmp_path, capsys):
+    asked = arguments(data, tmp_path / "out", "--dry-run", "--estimator", "permutation", "--budget", "200")
+    assert command_line.main(asked) == 0
+    text = capsys.readouterr().out
+    assert "192 of 200 evaluations" in text and f"{120 * 194:,} evaluations" in text
+
+
+def test_a_dry_run_looks_at_the_place_of_the_labels(data, tmp_path, here, capsys):
+    label(data, tmp_path / "out", *FEW)
+    written = sorted(tmp_path.rglob("*"))
+    assert command_line.main(arguments(data, tmp_path / "out", *FEW, "--dry-run")) == 0
+    assert command_line.main(arguments(data, tmp_path / "out", *FEW, "--seed", "1", "--dry-run")) == 2
+    assert "holds labels of other data, another model or other settings" in capsys.readouterr().err
+    assert command_line.main(arguments(data, tmp_path / "out" / "labels.json" / "below", *FEW, "--dry-run")) == 2
+    assert "is no directory that can be written to" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == written
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"key": "k"}', b'{"key": "k", "shards": null}'])
+def test_settings_that_are_damaged_are_refused_and_the_fix_of_the_message_labels_nothing_again(content, data, tmp_path, here, capsys):
+    out = tmp_path / "out"
+    label(data, out, *FEW)
+    whole = {path: path.read_bytes() for path in (out / "data").iterdir()} | {out / "labels.json": (out / "labels.json").read_bytes()}
+    (out / "labels.json").write_bytes(content)
+    here.works.clear()
+    for more in ([], ["--dry-run"]):
+        assert command_line.main(arguments(data, out, *FEW, *more)) == 2
+        assert "holds a damaged labels.json" in (message := capsys.readouterr().err) and "remove it and data/ beside it" in message
+    for path in whole:
+        path.unlink()
+    label(data, out, *FEW)
+    assert here.works == [] and {path: path.read_bytes() for path in whole} == whole
 
 
 def test_files_that_are_lost_are_written_again_without_labelling(data, tmp_path, here, capsys):

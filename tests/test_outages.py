@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
-from sweep.engines import job, training
-from sweep.engines.cluster import Workers
+from sweep.engines import job, training, trials
+from sweep.engines.cluster import Workers, connected
 from sweep.engines.job import attempt, through_outages
 from sweep.store.artifacts import Store
 from sweep.store.files import UnreachableError
@@ -23,6 +25,7 @@ class Written:
     """Work that writes a file."""
 
     key, name, kind = KEY, "a file", "written"
+    size, num_workers, unit = 1.0, 1, "files"
 
     def publish(self, store: Store, wait: bool = True, on_begin=None):
         return store.get_or_compute(
@@ -74,6 +77,54 @@ def test_work_goes_on_when_the_bucket_answers_again_and_fails_after_a_while(serv
     outcome = attempt(Written(), store)
     assert outcome.error is None and store.exists(KEY)
     assert "tried again in" in caplog.text
+
+
+class Stopping:
+    """Stops the server at the first call of what it stands before, and starts it again as soon as that has failed."""
+
+    def __init__(self, server: SimpleNamespace, begin: Callable[..., Any], has_failed: Callable[[Any], bool]) -> None:
+        self.server, self.begin, self.has_failed, self.num_calls = server, begin, has_failed, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.num_calls += 1
+        if self.num_calls > 1:
+            return self.begin(*arguments, **named)
+        self.server.stop()
+        try:
+            begun = self.begin(*arguments, **named)
+            deadline = time.monotonic() + PATIENCE_S
+            while not self.has_failed(begun):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            return begun
+        finally:
+            self.server.start()
+
+
+@pytest.fixture
+def workers(monkeypatch) -> Iterator[Workers]:
+    """One worker, which finds this file."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with connected("local", "cpu", 1) as found:
+        yield found
+
+
+def test_a_fit_whose_own_files_are_in_that_bucket_is_lost_and_begun_again(server, tmp_path, monkeypatch, workers):
+    """Ray's controller of the fit dies of it."""
+    monkeypatch.setattr(training, "WAIT_S", 1.0)
+    begin = Stopping(server, training._Fit, lambda fit: not fit.is_running)
+    monkeypatch.setattr(training, "_Fit", begin)
+    store, done = Store("s3://outages/prefix", str(tmp_path / "cache")), []
+    training.run_trainings([Written()], store, workers, done.append)
+    assert begin.num_calls == 2 and [work.key for work in done] == [KEY] and store.exists(KEY)
+
+
+def test_a_search_whose_own_files_are_in_that_bucket_is_begun_again(server, tmp_path, monkeypatch, workers):
+    begin = Stopping(server, trials.tune.Tuner, lambda tuner: False)
+    monkeypatch.setattr(trials.tune, "Tuner", begin)
+    store, done = Store("s3://outages/prefix", str(tmp_path / "cache")), []
+    trials.run_trials([Written()], store, workers, done.append)
+    assert begin.num_calls == 2 and [work.key for work in done] == [KEY] and store.exists(KEY)
 
 
 def test_what_several_compute_together_is_not_begun_again_by_one_of_them():

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transfers import CLASS_NAMES, transfer, write_checkpoint, write_pictures
 
 from core.merging.combination import Mean
+from core.merging.rules import parse_rule
 from core.task_vectors import TaskVector, load_attribution_fisher
 from sweep import run as command_line
 from sweep.commands import recommending
@@ -127,6 +128,40 @@ def test_a_sweeps_rule_that_cannot_be_followed_recommends_nothing(two_seeds, sto
     monkeypatch.setattr(recommending, "results_of", lambda *_: other)
     found = recommended(two_seeds, capsys, "--target", str(tmp_path / "mine.safetensors"))["vectors"]
     assert {(row["lambda2"], row["merge"]) for row in found} == {(None, "addition")}
+
+
+def as_if_merged_by(monkeypatch, store, base, rule: str) -> None:
+    """Have the store's sweep say that it merged by another rule."""
+    other = [replace(r, provenance={**r.provenance, "search.merge": rule}) for r in results_of(store, base.fingerprint)]
+    monkeypatch.setattr(recommending, "results_of", lambda *_: other)
+
+
+@pytest.mark.parametrize("rule", ["atlas", "atlas_rows"])
+def test_a_rule_that_learns_is_tried_on_pictures_that_it_has_not_learned_on(rule, two_seeds, store, base, tmp_path, capsys, monkeypatch):
+    rule = f"{rule}:num_steps=2"
+    as_if_merged_by(monkeypatch, store, base, rule)
+    vector = next(v for v in stored_vectors(store, base.fingerprint) if v.source == "concepts")  # whose lambda2 two targets say
+    start = store.open(vector.key).manifest["inputs"][1]
+    (tmp_path / "mine.safetensors").write_bytes(store.open(start).path("visual.safetensors").read_bytes())
+    pictures = str(write_pictures(tmp_path / "pictures", 44))
+    options = ["--target", str(tmp_path / "mine.safetensors"), "--validation", pictures, "--most", "1"]
+    best = recommended(two_seeds, capsys, *options)["vectors"][0]
+    assert best["source"] == "concepts" and best["tried"]["merge"] == parse_rule(rule).text and best["tried"]["infidelity"] > 0
+    assert round(best["tried"]["accuracy"] * 22, 6) % 1 == 0  # judged on the other half
+
+
+def test_too_few_pictures_for_every_rule_that_could_be_tried_are_refused_before_the_target_is_trained(
+    two_seeds, store, base, tmp_path, capsys, monkeypatch
+):
+    as_if_merged_by(monkeypatch, store, base, "atlas_rows")
+    monkeypatch.setattr(recommending, "finetune", lambda *_, **__: pytest.fail("the target was about to be trained"))
+    pictures = str(write_pictures(tmp_path / "pictures", 24))
+    command = ["recommend", "--store", str(two_seeds / "sweep_store"), "--target", pictures]
+    every = str(len(stored_vectors(store, base.fingerprint)))
+    assert command_line.main([*command, "--validation", pictures, "--most", every]) == 2
+    assert "give at least 40 different ones" in capsys.readouterr().err
+    assert command_line.main([*command, "--calibrate", "nowhere", "--class-names", *CLASS_NAMES]) == 2
+    assert "there is no picture and no directory nowhere" in capsys.readouterr().err
 
 
 def test_the_next_command_names_the_rule(two_seeds, base, tmp_path, capsys):

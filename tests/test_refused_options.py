@@ -21,8 +21,14 @@ DIGITS = ["--suite", "miniature", "--domains", "clean_digits", "street_digits"]
         (["--max-test-labels", "-5"], "max_test_labels must be at least 1"),
         (["--max-validation-labels", "0"], "max_validation_labels must be at least 1"),
         (["--lambda1", "nan"], "lambda1 must be a finite number"),
-        (["--learning-rate", "nan"], "learning rate and length must be positive"),
-        (["--learning-rate", "inf"], "learning rate and length must be positive"),
+        (["--learning-rate", "nan"], "--learning-rate must be positive and finite, not nan"),
+        (["--learning-rate", "inf"], "--learning-rate must be positive and finite, not inf"),
+        (["--batch-size", "0"], "--batch-size must be positive and finite, not 0"),
+        (["--num-source-steps", "-1"], "--num-source-steps must be positive and finite, not -1"),
+        (["--budget", "1000000000"], "beyond what memory holds for 49 players: give at most 171196"),
+        (["--test-budget", "1000000000"], "give at most 171196"),
+        (["--estimator", "calibrated", "--calibration-budget", "1000000000"], "give at most 171196"),
+        (["--templates", "a {}."], "the drawn domains have prompts of their own (clean_digits, street_digits)"),
         (["--workers", "-3"], "--workers must be at least 1"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--threads-per-worker", "-2"], "--threads-per-worker must be at least 1"),
@@ -85,6 +91,41 @@ def test_a_gpu_that_is_not_there_is_said_at_once(command, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run.main([*command, "--device", "cuda"]) == 2
     assert "this machine has no GPU that torch sees" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["transfer", "--checkpoint", "x", "--vector", "y", "--class-names", "a", "b"],
+        ["explain", "--model", "x", "--image", "y"],
+        ["export", "--model", "x", "--to", "hf"],
+    ],
+)
+@pytest.mark.parametrize("place", ["file/model", "file/models/mine", "dangling"])
+def test_a_directory_that_cannot_be_made_is_refused_at_once(command, place, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no directory")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "else")
+    assert run.main([*command, "--out", place]) == 2
+    assert "is no directory that can be written to: give another --out" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "no directory"
+
+
+@pytest.mark.parametrize("name", ["session", "sweep", "labelling", "nothing"])
+def test_what_is_no_command_is_answered_with_those_that_are(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run.main([name])
+    assert "'all_pairs', 'compare', 'explain'" in capsys.readouterr().err
+
+
+def test_a_base_of_fewer_patches_than_the_scores_compare_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    no_engines(monkeypatch)
+    (tmp_path / "coarse").mkdir()
+    (tmp_path / "coarse" / "open_clip_model.safetensors").write_bytes(b"")
+    (tmp_path / "coarse" / "open_clip_config.json").write_text('{"model_cfg": {"vision_cfg": {"image_size": 48, "patch_size": 16}}}')
+    assert run.main(["all_pairs", *DIGITS, "--base", "coarse"]) == 2
+    assert "--base coarse has 9 patches a picture, and models are scored by the 10 strongest" in capsys.readouterr().err
 
 
 def test_a_ranking_is_not_begun_where_its_vector_could_not_be_written(capsys, tmp_path):

@@ -169,7 +169,10 @@ def test_vectors_come_from_stores_and_from_runs(base, place, monkeypatch):
         ([*NAMES, "--lambda2", "1", "--base", "nothing"], "unknown base model 'nothing'"),
         ([*NAMES, "--lambda2", "1", "--vector", "nowhere"], "there is no vector nowhere.*runs:/RUN_ID"),
         ([*NAMES, "--lambda2", "1", "--vector", "0" * 64, "--store", "nowhere"], "there is no artifact 0000"),
-        ([*NAMES, "--lambda2", "1", "--vector", "runs:/0123"], "runs:/0123 cannot be had"),
+        ([*NAMES, "--lambda2", "1", "--vector", "runs:/0123"], "there is no MLflow database .*mlflow.db"),
+        ([*NAMES, "--lambda2", "nan"], "auto or a finite number, not nan"),
+        ([*NAMES, "--lambda2", "1e30"], "at lambda2 = 1e\\+30 the model gives no finite numbers: take a smaller --lambda2"),
+        ([*NAMES, "--lambda2", "1e38"], "the model gives no finite numbers"),  # there the weights themselves are none
         ([*NAMES, "--lambda2", "1", "--checkpoint", "nowhere"], "there is no checkpoint nowhere"),
         ([*NAMES, "--calibrate", "nowhere"], "there is no picture and no directory nowhere"),
         (["--classes", "nowhere", "--lambda2", "1"], "--classes nowhere cannot be read"),
@@ -179,6 +182,13 @@ def test_what_cannot_be_done_is_refused_with_the_fix_and_nothing_is_written(plac
     monkeypatch.chdir(place)
     assert transfer(place, *more) == 2
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
+    assert sorted(path.name for path in place.iterdir()) == ["mine.safetensors", "vector.safetensors"]
+
+
+def test_a_run_that_is_not_recorded_is_refused(place, new_database, capsys):
+    more = ["--vector", "runs:/0123", "--tracking-uri", f"sqlite:///{new_database}"]
+    assert transfer(place, *NAMES, "--lambda2", "1", *more) == 2
+    assert re.search("runs:/0123 cannot be had .*: check the id, or give the --tracking-uri", capsys.readouterr().err)
     assert not (place / "model").exists()
 
 

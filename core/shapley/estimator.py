@@ -28,6 +28,8 @@ Seed = int | tuple[int, ...]
 
 FIRST_ROUND_EVALUATIONS_A_PLAYER = 6
 """Evaluations before the first look at a picture's error, where pictures may stop early; error bars of fewer are no guide."""
+MOST_IN_A_DESIGN = 2**23
+"""Players times coalitions, at most: a pool of 16 such designs and their regressions takes some 3 GB."""
 
 
 class Sample(Protocol):
@@ -132,6 +134,9 @@ class Estimator(ABC):
     def check(self, num_players: int, budget: int, l1_reg: str = "none") -> None:
         """Raises ValueError, with the fix, for what it cannot work with; before anything is evaluated or learned."""
         self.check_l1_reg(l1_reg)
+        most = MOST_IN_A_DESIGN // max(1, num_players) // 2 * 2
+        if budget > most:
+            raise ValueError(f"a budget of {budget} evaluations is beyond what memory holds for {num_players} players: give at most {most}")
         self.draw(num_players, budget)
 
     def check_l1_reg(self, l1_reg: str) -> None:

@@ -17,10 +17,10 @@ from PIL import Image
 
 from core.data.loose_pictures import LoosePicture, find_pictures, read_loose_pictures
 from core.data.pictures import PictureError
-from sweep.commands.options import check_device
+from sweep.commands.options import check_device, check_directory
 from sweep.engines.progress import Progress
 from sweep.experiment.config import ConfigError
-from sweep.explain.comparison import Comparison, compare
+from sweep.explain.comparison import Comparison, compare, label_settings
 from sweep.explain.contact_sheet import Entry, contact_sheet
 from sweep.explain.model import ExplainingModel, Maps, UnknownClassError, softmax
 from sweep.explain.overlays import coloured
@@ -44,6 +44,7 @@ COMPARED_LINES = "kernel_shap.jsonl"
 _ON_SHEET = 24
 _ON_TERMINAL = 20
 _COMPARED = 16
+_BUDGET = 512
 _NOTE = "red: speaks for the class, blue: against it"
 
 
@@ -60,7 +61,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain (default: of each picture the predicted one)")
     parser.add_argument("--out", default="explanations", help="directory for the files, new or empty (default: explanations)")
     parser.add_argument("--compare", choices=("kernel_shap",), help=f"explain the first {_COMPARED} pictures so, too")
-    parser.add_argument("--budget", type=int, default=512, help="evaluations a picture of --compare (default: 512)")
+    parser.add_argument("--budget", type=int, help=f"evaluations a picture of --compare (default: {_BUDGET})")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures in a pass (default: 32)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
@@ -80,9 +81,13 @@ def run(options: argparse.Namespace) -> None:
     """Run the command. Raises ConfigError and its kin for bad input, before the model is run."""
     if options.batch_size < 1:
         raise ConfigError("--batch-size must be at least 1")
+    if options.budget is not None and not options.compare:
+        raise ConfigError("--budget is that of --compare: leave it out, or give --compare kernel_shap too (the model's own maps take none)")
+    budget = _BUDGET if options.budget is None else options.budget
     check_device(options.device)
-    paths = find_pictures(options.image)
     out = Path(options.out).expanduser()
+    check_directory("--out", out)
+    paths = find_pictures(options.image)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already and not empty: give another directory, or remove it")
     model = ExplainingModel.load(Path(options.model).expanduser(), options.device)
@@ -90,6 +95,11 @@ def run(options: argparse.Namespace) -> None:
         class_id = None if options.class_name is None else model.class_id(options.class_name)
     except UnknownClassError as error:
         raise ConfigError(f"--class: {error}") from None
+    if options.compare:
+        try:
+            label_settings(model, budget)
+        except ValueError as error:
+            raise ConfigError(f"--budget {budget}: {error}") from error
     results = _Results()
     progress = Progress("explain", len(paths), "pictures")
     (out / "overlays").mkdir(parents=True, exist_ok=True)
@@ -111,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     (out / SHEET).write_bytes(contact_sheet(results.entries, _NOTE))
     print(summary(results.rows, results.number, len(results.skipped)))
     if options.compare:
-        print(f"\n{_compared(model, results, options.budget, options.batch_size, out)}")
+        print(f"\n{_compared(model, results, budget, options.batch_size, out)}")
     print(f"\nMaps: {out / 'overlays'}   one sheet: {out / SHEET}   numbers: {out / LINES}")
 
 
@@ -174,10 +184,7 @@ def _keep(
 def _compared(model: ExplainingModel, results: _Results, budget: int, batch_size: int, out: Path) -> Comparison:
     """Explain the first pictures by Kernel SHAP too, and write its maps beside the model's own."""
     pixels = torch.from_numpy(np.stack([some for some, _ in results.compared]))
-    try:
-        found = compare(model, pixels, np.array([own for _, own in results.compared]), budget, batch_size)
-    except ValueError as error:
-        raise ConfigError(f"--budget {budget}: {error}") from error
+    found = compare(model, pixels, np.array([own for _, own in results.compared]), budget, batch_size)
     entries = [
         replace(entry, coloured=(*entry.coloured, coloured(entry.pixels, attributions)))
         for entry, attributions in zip(results.entries, found.attributions, strict=False)

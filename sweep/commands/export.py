@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.model_directory import CARD, PROVENANCE, check_new, read_model, write_json
+from sweep.commands.options import check_directory
 from sweep.export.hugging_face import write_hugging_face
 from sweep.export.onnx_file import check_library, write_onnx
 from sweep.export.timm_folder import write_timm
@@ -42,6 +43,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command. Raises ConfigError and its kin for bad input, before anything is written."""
     out = Path(options.out).expanduser()
+    check_directory("--out", out)
     check_new(out)
     if options.to == "onnx":
         check_library()

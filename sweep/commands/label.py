@@ -69,13 +69,13 @@ def prices_of(options: argparse.Namespace) -> Prices:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command. Raises ConfigError and its kin for bad input."""
-    request, prices = request_of(options), prices_of(options)
+    request, prices, places = request_of(options), prices_of(options), places_from(options)
     if options.dry_run:
         checked = check(request)
         graph = checked.graph(BaseModel(checked.base).look_at())
         print(describe(graph, checked.out, prices))
         return
-    run_label(request, prices, places_from(options))
+    run_label(request, prices, places)
 
 
 def request_of(options: argparse.Namespace) -> LabelRequest:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sweep.stages.labels import LABELS, LabelShard
 from sweep.store.artifacts import Store
-from sweep.store.files import FileTree
+from sweep.store.files import FileTree, StoreError
 
 SETTINGS = "labels.json"
 CARD = "README.md"
@@ -38,9 +38,19 @@ class LabelExport:
         return f"{self.files.url}/{STORE}"
 
     def settings(self) -> dict[str, Any] | None:
-        """What the labels in the directory depend on; None where there are none."""
+        """What the labels in the directory depend on; None where there are none. Raises StoreError where the file does not say it."""
         content = self.files.read(SETTINGS)
-        return None if content is None else json.loads(content)
+        if content is None:
+            return None
+        try:
+            settings: dict[str, Any] = json.loads(content)
+            str(settings["key"]), int(settings["shards"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"--out {self} holds a damaged {SETTINGS} ({type(error).__name__}: {error}): remove it and data/ beside it, and the same "
+                "command writes both again, from the artifacts that it finds in its store; or give another directory"
+            ) from None
+        return settings
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of new labels."""

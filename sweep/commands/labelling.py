@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from core.base_models import BaseDescription, describe_base
@@ -15,7 +16,7 @@ from core.games.attribution_labels import LabelSettings, fast_precision
 from core.shapley.estimators import find_estimator
 from sweep.commands import label_card
 from sweep.commands.label_export import LabelExport, skipped_of
-from sweep.commands.options import Places
+from sweep.commands.options import Places, check_directory
 from sweep.commands.session import Session
 from sweep.engines import interruption
 from sweep.engines.job import Work
@@ -75,12 +76,12 @@ class Prices:
     price_per_hour: float | None = None
 
     def __post_init__(self) -> None:
-        project(0, 0, 0.0, gpu=self.gpu, utilisation=self.utilisation)  # raises ConfigError
+        project(0, 0, 0.0, gpu=self.gpu, utilisation=self.utilisation, price_per_hour=self.price_per_hour)  # raises ConfigError
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A request whose data, model and settings were looked at. key: says whether --out holds labels of the same."""
+    """A request whose data, model and settings were looked at. earlier: what --out says of labels of the same that it holds, if any."""
 
     request: LabelRequest
     pictures: LabelledPictures
@@ -89,6 +90,7 @@ class Checked:
     settings: LabelSettings
     out: LabelExport
     key: str
+    earlier: Mapping[str, Any] | None
 
     def graph(self, base: BaseFacts, settings: LabelSettings | None = None) -> LabelGraph:
         """The stages, once the base is known. Raises ConfigError where the model is of another base."""
@@ -111,7 +113,10 @@ class Checked:
 
 
 def check(request: LabelRequest) -> Checked:
-    """Check data, model and settings. Nothing is computed or written. Raises ValueError (of the part that found it) naming the fix."""
+    """Check data, model, settings and --out. Nothing is computed or written.
+
+    Raises ValueError (of the part that found it) naming the fix.
+    """
     if request.templates and is_artifact(request.model):
         raise ConfigError("--templates goes with an open_clip model: a fine-tuned one keeps the prompts it was trained with")
     pictures = read_pictures(request.data, split=request.split, templates=request.templates)
@@ -138,7 +143,13 @@ def check(request: LabelRequest) -> Checked:
         "device": request.device,
     }
     key = artifact_key("labelled_data_set", LabelShard.version, identity, ())
-    return Checked(request, pictures, model, base, settings, LabelExport(request.out), key)
+    out = LabelExport(request.out)
+    earlier = out.settings()
+    if earlier is not None and earlier["key"] != key:
+        raise ConfigError(f"--out {out} holds labels of other data, another model or other settings: give another directory")
+    if out.files.is_local:
+        check_directory("--out", Path(out.files.root))
+    return Checked(request, pictures, model, base, settings, out, key, earlier)
 
 
 def _limited(number: int, most: int | None) -> int:
@@ -168,7 +179,7 @@ def projection_of(graph: LabelGraph, prices: Prices) -> Projection:
     extra = learned.lesson.learning.num_evaluations([g.request for g in learned.games]) if learned else 0
     return project(
         graph.num_pictures,
-        graph.settings.budget,
+        _num_evaluations(graph),
         graph.base.evaluation_flops(graph.settings.fill),
         graph.base.picture_flops,
         num_calibration_evaluations=extra,
@@ -178,13 +189,19 @@ def projection_of(graph: LabelGraph, prices: Prices) -> Projection:
     )
 
 
+def _num_evaluations(graph: LabelGraph) -> int:
+    """Those that a picture takes: some estimators use a part of the budget only, and of few patches there are fewer coalitions."""
+    settings = graph.settings
+    return len(find_estimator(settings.estimator).draw(graph.base.num_patches, settings.budget).coalitions)
+
+
 def describe(graph: LabelGraph, out: LabelExport, prices: Prices) -> str:
     """What would run, for people."""
-    pictures, settings = graph.pictures, graph.settings
+    pictures, settings, number = graph.pictures, graph.settings, _num_evaluations(graph)
+    used = f"{number} evaluations" if number == settings.budget else f"{number} of {settings.budget} evaluations"
     return (
         f"{pictures.name}/{pictures.split_name}: {graph.num_pictures:,} pictures of {len(pictures.class_names)} classes, "
-        f"{graph.base.num_patches} patches each; {settings.estimator}, {settings.budget} evaluations, fill {settings.fill}, value "
-        f"{settings.value}; "
+        f"{graph.base.num_patches} patches each; {settings.estimator}, {used}, fill {settings.fill}, value {settings.value}; "
         f"{len(graph.shards)} shards to {out}\n{projection_of(graph, prices)}"
     )
 
@@ -196,10 +213,7 @@ def run_label(request: LabelRequest, prices: Prices, places: Places, say: Say = 
     """
     began = time.monotonic()
     checked = check(request)
-    out = checked.out
-    earlier = out.settings()
-    if earlier is not None and earlier["key"] != checked.key:
-        raise ConfigError(f"--out {out} holds labels of other data, another model or other settings: give another directory")
+    out, earlier = checked.out, checked.earlier
     out.files.check_writable()
     if earlier is not None and out.has_card and not out.missing(earlier["shards"]):
         say("Every shard is there already: nothing to label.")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from core.merging.parameters import ParameterError
@@ -99,6 +101,14 @@ def numbers(text: str | None) -> tuple[float, ...] | None:
         if found and all(map(math.isfinite, found)):
             return found
     raise ConfigError(f"{text!r} is no list of finite numbers: write 0.1,0.5,0.9 or 0.1:0.9:0.1")
+
+
+def check_directory(option: str, directory: Path) -> None:
+    """Raise ConfigError unless files can be written to a directory, which may have to be made. Makes and writes nothing."""
+    absolute = directory.absolute()
+    nearest = next(place for place in (absolute, *absolute.parents) if os.path.lexists(place))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {directory}: {nearest} is no directory that can be written to: give another {option}")
 
 
 def check_device(device: str) -> None:

@@ -112,7 +112,7 @@ class Recommendation:
 
     def _transfer(self, vector: str) -> list[str]:
         """The command that adds the best vector. Names in capitals stand for what only its owner knows."""
-        request, rule = self.request, trial_rule(self.best, self.request)
+        request, rule = self.request, trial_rule(self.best.rule, self.request)
         is_checkpoint = holds_weights(request.target)
         command = ["python", "-m", "sweep.run", "transfer", "--checkpoint", request.target if is_checkpoint else "MINE"]
         command += ["--base", request.base, "--vector", vector]
@@ -146,16 +146,16 @@ class Recommendation:
                 "own_mean": r.on_sweeps_targets,
                 "lambda2": r.lambda2,
                 "merge": r.rule.text,
-                "tried": {"merge": trial_rule(r, self.request).text, **asdict(r.tried.point)} if r.tried else None,
+                "tried": {"merge": trial_rule(r.rule, self.request).text, **asdict(r.tried.point)} if r.tried else None,
             }
             for r in self.ranked
         ]
         return json.dumps(_finite({"relation": relation, "vectors": rows, "best": self.best.vector.key}), indent=1)
 
 
-def trial_rule(r: Ranked, request: RecommendRequest) -> MergeRule:
+def trial_rule(rule: MergeRule, request: RecommendRequest) -> MergeRule:
     """That of the vector; addition where it needs labelled pictures and there are none."""
-    return Addition() if "class_gradient" in r.rule.needs and not request.validation else r.rule
+    return Addition() if "class_gradient" in rule.needs and not request.validation else rule
 
 
 def _told(relation: Relation | None, title: str) -> list[str]:
@@ -183,7 +183,7 @@ def _within(relation: Relation) -> str:
 def _tried(r: Ranked, request: RecommendRequest) -> str:
     assert r.tried is not None
     point = r.tried.point
-    parts = [f"{trial_rule(r, request).text}, lambda2 {point.lambda2:.2f}"]
+    parts = [f"{trial_rule(r.rule, request).text}, lambda2 {point.lambda2:.2f}"]
     if point.normalized_accuracy is not None:
         parts.append(f"keeps {point.normalized_accuracy:.3f} of the accuracy")
     if point.infidelity is not None:

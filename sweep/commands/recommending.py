@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from sweep.commands.target_pictures import (
     OwnersPictures,
     check_class_names,
     labelled_pixels,
+    num_learned,
     read_validation,
 )
 from sweep.commands.transferring import AUTO_LAMBDAS
@@ -57,11 +59,13 @@ def run_recommend(request: RecommendRequest) -> Recommendation:
         raise ConfigError(
             f"{request.store} holds no explainability vectors{of_alpha} of {base.name}: run a sweep with this --base and --store first"
         )
+    results = results_of(store, base.fingerprint)
+    shared = {vector.key: _shared_lambda2(results, vector, request.bound.least, store) for vector in vectors}
+    tried = _Tried.of([rule for _, rule in shared.values()], request, base) if request.validation or request.calibrate else None
     fine_tuned = _target_weights(request, base, vectors)
     own = TaskVector.between(fine_tuned, dict(base.visual.state_dict()), base.fingerprint)
     of_sources = {vector.prediction_only: vector for vector in vectors}
     similarity = {key: own.cosine_similarity(vector.load_prediction_only(store)) for key, vector in of_sources.items()}
-    results = results_of(store, base.fingerprint)
     relation = similarity_relation(results[0], request.score) if results else None
     ranked = [
         Ranked(
@@ -69,13 +73,13 @@ def run_recommend(request: RecommendRequest) -> Recommendation:
             similarity[vector.prediction_only],
             relation.expected(similarity[vector.prediction_only]) if relation else math.nan,
             *_own_mean(results, vector.source, request.score),
-            *_shared_lambda2(results, vector, request.bound.least, store),
+            *shared[vector.key],
         )
         for vector in vectors
     ]
     ranked.sort(key=lambda r: -r.similarity)
-    if request.validation or request.calibrate:
-        ranked[: request.most] = _tried_on_pictures(request, base, fine_tuned, own, ranked[: request.most], store)
+    if tried is not None:
+        ranked[: request.most] = _tried_on_pictures(request, base, fine_tuned, own, ranked[: request.most], store, tried)
     recommendation = Recommendation(request, tuple(ranked), relation)
     if request.write:
         _write(recommendation.best, store, request.write)
@@ -150,14 +154,37 @@ def _write(best: Ranked, store: Store, path: str) -> None:
     Path(path).chmod(0o644)  # safetensors writes files that only their owner can read
 
 
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """What vectors are tried on. num_learned: of the pictures, those that are kept apart for merge rules that learn."""
+
+    class_names: tuple[str, ...]
+    pictures: OwnersPictures
+    num_learned: int
+
+    @staticmethod
+    def read(rules: Sequence[MergeRule], request: RecommendRequest, base: Base) -> _Tried:
+        """Raises ConfigError, with the fix, for pictures that the rules cannot be tried on."""
+        labelled, class_names = read_validation(request.validation, request.class_names)
+        pictures = OwnersPictures.read(labelled, class_names, request.calibrate, base, rules=rules)
+        return _Tried(class_names, pictures, num_learned(rules))
+
+    @staticmethod
+    def of(rules: Sequence[MergeRule], request: RecommendRequest, base: Base) -> _Tried:
+        """Before it is known which vectors are the best: for those of the rules that ask for the fewest pictures."""
+        fewest = sorted((trial_rule(rule, request) for rule in rules), key=lambda rule: num_learned([rule]))
+        return _Tried.read(fewest[: request.most], request, base)
+
+
 def _tried_on_pictures(
-    request: RecommendRequest, base: Base, fine_tuned: Weights, own: TaskVector, ranked: list[Ranked], store: Store
+    request: RecommendRequest, base: Base, fine_tuned: Weights, own: TaskVector, ranked: list[Ranked], store: Store, tried: _Tried
 ) -> list[Ranked]:
     """own: fine_tuned minus base."""
-    labelled, class_names = read_validation(request.validation, request.class_names)
-    rules = [trial_rule(candidate, request) for candidate in ranked]
-    pictures = OwnersPictures.read(labelled, class_names, request.calibrate, base, rules=rules)
-    head = base.head(class_names, request.templates)
+    rules = [trial_rule(candidate.rule, request) for candidate in ranked]
+    if num_learned(rules) != tried.num_learned:
+        tried = _Tried.read(rules, request, base)
+    pictures = tried.pictures
+    head = base.head(tried.class_names, request.templates)
     classifier = SelfExplainingClassifier(base.visual, head, base.logit_scale, AttributionHead("efficiency")).to(request.device).eval()
     target = MergeTarget(classifier, fine_tuned, own, pictures)
     game, found = None, []

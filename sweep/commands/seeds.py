@@ -26,12 +26,22 @@ _JOINTS = {"+": " with ", ",": " and "}
 
 def run_as_asked(command: str, config: SweepConfig, options: argparse.Namespace) -> None:
     """A dry run, one sweep, or several seeds. Raises ConfigError and its kin for bad input."""
+    places = places_from(options)
+    if options.seeds is not None:
+        _check_number(options.seeds)
     if options.dry_run:
-        print(describe_sweep(command, config))
+        first = config.search.seed
+        each = "" if options.seeds is None else f"{options.seeds} seeds, {first} to {first + options.seeds - 1}, and for each: "
+        print(f"{each}{describe_sweep(command, config)}")
     elif options.seeds is not None:
-        run_seeds(command, config, options.seeds, places_from(options))
+        run_seeds(command, config, options.seeds, places)
     else:
-        run_sweep(command, config, places_from(options))
+        run_sweep(command, config, places)
+
+
+def _check_number(num_seeds: int) -> None:
+    if num_seeds < 2:
+        raise ConfigError(f"several seeds are two or more, not {num_seeds}: leave --seeds out for one")
 
 
 def run_seeds(command: str, config: SweepConfig, num_seeds: int, places: Places, say: Say = print) -> pd.DataFrame:
@@ -39,8 +49,7 @@ def run_seeds(command: str, config: SweepConfig, num_seeds: int, places: Places,
 
     The table of `over_seeds`, recorded as a run beside the sweeps' own. Raises what `run_sweep` raises.
     """
-    if num_seeds < 2:
-        raise ConfigError(f"several seeds are two or more, not {num_seeds}: leave --seeds out for one")
+    _check_number(num_seeds)
     first = config.search.seed
     results = []
     for seed in range(first, first + num_seeds):

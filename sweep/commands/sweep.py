@@ -44,6 +44,8 @@ from sweep.stages.plan import Plan
 from sweep.store.artifacts import Store
 
 Say = Callable[[str], None]
+LEAST_PATCHES = 10
+"""Of a picture: IoU@10 compares so many."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ def check(config: SweepConfig) -> Checked:
     Raises ValueError (of the part that found it) naming the fix.
     """
     base = describe_base(config.base)
+    if base.num_patches < LEAST_PATCHES:
+        raise ConfigError(
+            f"--base {config.base} has {base.num_patches} patches a picture, and models are scored by the {LEAST_PATCHES} strongest: take "
+            "one with smaller patches or larger pictures"
+        )
     for settings in (config.labels.train, config.labels.validation, config.labels.test):
         try:
             settings.check(base.num_patches)
@@ -105,8 +112,8 @@ def _description(config: SweepConfig) -> str:
     domains = {domain.name for domain in config.used_domains}
     trained = {source for pair in config.pairs for source in pair.source.trained}
     num_prediction_only = len(domains | {source.parts[0] for source in trained if not source.is_union})
-    num_prediction_only += len({source for source in trained if source.is_union})
-    explaining = {(source.name, source.parts) for source in trained} | {(t, (t,)) for t in config.target_names}
+    num_prediction_only += len({source.parts for source in trained if source.is_union})
+    explaining = {source.parts for source in trained} | {(target,) for target in config.target_names}
     return (
         f"{len(domains)} domains{' of ' + ' and '.join(limits) if limits else ''}, {len(config.pairs)} pairs; "
         f"{num_prediction_only + len(explaining) * len(alphas)} models to train "

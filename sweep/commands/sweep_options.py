@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
     else:
         config = _suite(options.suite or "miniature", suites)
     if options.templates:
+        _check_not_drawn(config.domains)
         config = replace(config, domains=tuple(replace(d, templates=tuple(options.templates)) for d in config.domains))
     if options.labels:
         config = replace(config, domains=_with_labels(config.domains, options.labels))
@@ -62,6 +64,10 @@ def config_from(options: argparse.Namespace, suites: Suites) -> SweepConfig:
         validation_share=options.validation_share,
         seed=options.seed,
     )
+    for name in ("learning_rate", "batch_size", "num_steps", "num_source_steps", "epochs"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
     if options.num_steps is not None and options.epochs is not None:
         raise ConfigError("--num-steps and --epochs are two lengths of one training: give one")
     if options.num_source_steps is not None and config.diverse_recipe is None:
@@ -115,6 +121,12 @@ def _changed_labels(labels: SplitLabels, options: argparse.Namespace) -> SplitLa
         train_source=options.label_source,
     )
     return found
+
+
+def _check_not_drawn(domains: Sequence[DomainLocation]) -> None:
+    drawn = [domain.name for domain in domains if domain.location.startswith(DRAWN)]
+    if drawn:
+        raise ConfigError(f"--templates: the drawn domains have prompts of their own ({', '.join(drawn)}): leave these out, or --templates")
 
 
 def _changed_recipe(recipe: Recipe, options: argparse.Namespace, num_steps: int | None) -> Recipe:
@@ -240,7 +252,7 @@ def add_sweep_options(sweep: argparse.ArgumentParser, suites: Suites, default_so
         help=f"how the vectors of several sources (A,B) become one; with their parameters: {combinations}",
     )
     what.add_argument("--targets", nargs="+", metavar="DOMAIN", help="domains whose classifiers get the vectors (default: each domain)")
-    what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains")
+    what.add_argument("--templates", nargs="+", help="prompt templates with one {} each, for all domains, none of them drawn")
     what.add_argument("--base", help="base model: miniature, an open_clip NAME:TAG, or a model directory")
     what.add_argument("--seeds", type=int, metavar="N", help="run N seeds from --seed on, and say what they give together, with intervals")
     what.add_argument("--seed", type=int, help="seed of data selection, training, labels and search")

@@ -91,7 +91,7 @@ class OwnersPictures:
         rules: that are judged together. Where one learns coefficients, part of the labelled pictures, else of the unlabelled ones, is
         kept apart for it. Raises ConfigError, with the number to give, where too few stay to judge it.
         """
-        most_learned = max((rule.num_pictures for rule in rules if isinstance(rule, Atlas)), default=0)
+        most_learned = num_learned(rules)
         if max_calibration is None:
             max_calibration = max(MAX_CALIBRATION, 0 if labelled else 2 * most_learned)
         validation = labelled_pixels(labelled, class_names, base.preprocessing, max_validation) if labelled else None
@@ -115,6 +115,11 @@ class OwnersPictures:
         own = self.validation
         labelled = ValidationPictures(own.pixels, own.class_ids) if own and own.class_ids is not None else None
         return Lambda2Search(model, self.preprocessing, labelled, game, bound)
+
+
+def num_learned(rules: Sequence[MergeRule]) -> int:
+    """Pictures at most that rules, which are judged together, learn coefficients on; 0 where none does."""
+    return max((rule.num_pictures for rule in rules if isinstance(rule, Atlas)), default=0)
 
 
 def read_validation(place: str | None, class_names: Sequence[str] | None) -> tuple[LabelledPictures | None, tuple[str, ...]]:

@@ -28,6 +28,7 @@ from core.model_directory import CARD, check_new, write_model
 from core.task_vectors import TaskVector, Weights
 from core.transfer import TransferredModel
 from sweep.commands.merge_target import OR_ADDITION, MergeTarget, check_measurable
+from sweep.commands.options import check_directory
 from sweep.commands.target_pictures import (
     MAX_VALIDATION,
     OwnersPictures,
@@ -94,6 +95,7 @@ class TransferRequest:
 def run_transfer(request: TransferRequest, say: Say = print) -> Choice:
     """Write the transferred model to `out`. Raises ConfigError and its kin, naming the fix, before anything is written."""
     out = Path(request.out).expanduser()
+    check_directory("--out", out)
     check_new(out)
     labelled, class_names = read_validation(request.validation, request.class_names)
     check_templates(request.templates)
@@ -163,6 +165,7 @@ def _merged(
         game = pictures.game(model)
         search = pictures.search(model, game, request.bound)
         choice = _choice(request, search, found)
+        _check_finite(model.set(choice.point.lambda2), choice.point.lambda2)
         say(told(choice, request))
         if choice.rule == "infidelity" and found.recommended_rule is not None:
             say(f"the vector's file recommends a lambda2 for --merge {found.recommended_rule}, which this is not")
@@ -194,6 +197,17 @@ def _choice(request: TransferRequest, search: Lambda2Search, found: FoundVector)
             "--validation (best), unlabelled ones with --calibrate, or a number (1 adds the vector as it is)"
         )
     return search.choose(request.lambdas)
+
+
+def _check_finite(classifier: SelfExplainingClassifier, lambda2: float) -> None:
+    """Raise ConfigError where weights are no finite numbers, or too large for the model to give some."""
+    classifier.fix_empty()
+    assert classifier.empty is not None
+    if not all(bool(values.isfinite().all()) for values in (*classifier.visual.state_dict().values(), classifier.empty)):
+        raise ConfigError(
+            f"at lambda2 = {lambda2:g} the model gives no finite numbers: take a smaller --lambda2; if 0 does not help, the checkpoint or "
+            "the vector is damaged"
+        )
 
 
 def _brought(request: TransferRequest, found: FoundVector) -> Weights | None:

@@ -181,7 +181,9 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
         raised = error_of_training(error.worker_failures)
         is_lost = raised is None or (works[0].num_workers > 1 and isinstance(raised, UnreachableError))
         return Lost(error) if is_lost else Outcome(None, raised)
-    except ControllerError as error:  # of Ray's own work around the workers, as where one dies while their group is set up
+    except (ControllerError, ray.exceptions.RayError) as error:
+        # Of Ray's own work around the workers, as where one dies while their group is set up; or Ray's controller of the fit died, which
+        # it does, too, where the bucket that it keeps its files in cannot be reached.
         return Lost(error)
     except Exception as error:
         return Outcome(None, error)

@@ -6,6 +6,7 @@ one trial and the actors are reused from pair to pair.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -16,19 +17,20 @@ from ray import tune
 from ray.tune import Callback, RunConfig, TuneConfig
 
 from sweep.engines.cluster import Workers
-from sweep.engines.job import MAX_LOSSES, OnDone, Work, attempt
+from sweep.engines.job import MAX_LOSSES, OnDone, Work, attempt, through_outages
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
+from sweep.store.files import UnreachableError
 
 
 def run_trials(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
-    """Run the searches that are missing. The first error is raised as it was in its trial; what others published stays."""
+    """Run the searches that are missing. The first error is raised as it was in its trial; what others published stays.
+
+    Where the bucket that Tune keeps its files in cannot be reached Tune is started again: searches that are done are found done.
+    """
     if not works:
         return
     progress = Progress("search", len(works), works[0].unit)
-    name = f"search-{works[0].key[:12]}-{time.time_ns():x}"
-    scratch = f"ray_tune-{name}"
-
     told: set[int] = set()
 
     def on_trial(index: int) -> None:
@@ -37,36 +39,45 @@ def run_trials(works: Sequence[Work], store: Store, workers: Workers, on_done: O
             on_done(works[index])
             progress.advance()
 
-    trainable = tune.with_resources(
-        tune.with_parameters(StageTrial, works=list(works), store=store, threads=workers.threads), workers.resources()
-    )
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"index": tune.grid_search(list(range(len(works))))},
-        tune_config=TuneConfig(
-            reuse_actors=True,
-            max_concurrent_trials=min(workers.number, len(works)),
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=store.scratch(scratch),
-            callbacks=[_Progress(on_trial)],
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
-        ),
-    )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    try:
-        results = tuner.fit()
-    finally:
-        store.remove_scratch(scratch)
+    results = through_outages(lambda: _tuned(works, store, workers, on_trial))
     for result in (results[i] for i in range(len(results))):
         error = (result.metrics or {}).get("error") or result.error
         if error is not None:
             raise error
         assert result.config is not None
         on_trial(int(result.config["index"]))  # with an address ray://... Tune runs elsewhere, and callbacks tell nothing here
+
+
+def _tuned(works: Sequence[Work], store: Store, workers: Workers, on_trial: Callable[[int], None]) -> tune.ResultGrid:
+    """Raises UnreachableError where Tune cannot reach the store, which is a bucket then."""
+    name = f"search-{works[0].key[:12]}-{time.time_ns():x}"
+    scratch = f"ray_tune-{name}"
+    trainable = tune.with_resources(
+        tune.with_parameters(StageTrial, works=list(works), store=store, threads=workers.threads), workers.resources()
+    )
+    tune_config = TuneConfig(
+        reuse_actors=True,
+        max_concurrent_trials=min(workers.number, len(works)),
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+    run_config = RunConfig(
+        name=name,
+        storage_path=store.scratch(scratch),
+        callbacks=[_Progress(on_trial)],
+        verbose=0,
+        failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
+    )
+    space = {"index": tune.grid_search(list(range(len(works))))}
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    try:  # both look at the storage
+        return tune.Tuner(trainable, param_space=space, tune_config=tune_config, run_config=run_config).fit()
+    except OSError as error:
+        if store.is_local:
+            raise
+        raise UnreachableError(f"Ray Tune cannot reach {store} ({error}): check network, permissions and credentials") from error
+    finally:
+        with contextlib.suppress(UnreachableError):
+            store.remove_scratch(scratch)
 
 
 class StageTrial(tune.Trainable):

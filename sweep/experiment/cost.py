@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sweep.experiment.config import ConfigError
@@ -56,12 +57,14 @@ def project(
 ) -> Projection:
     """Project the labelling of a data set. budget: evaluations a picture besides the empty and the grand coalition.
 
-    price_per_hour: of one such GPU. Raises ConfigError for a GPU that is not known or a utilisation outside (0, 1].
+    price_per_hour: of one such GPU. Raises ConfigError for a GPU that is not known, a utilisation outside (0, 1] or a price that is none.
     """
     if gpu not in GPUS:
         raise ConfigError(f"the peak of a {gpu!r} is not known: choose among {', '.join(GPUS)}")
     if not 0.0 < utilisation <= 1.0:
         raise ConfigError(f"utilisation must lie in (0, 1], not {utilisation}")
+    if price_per_hour is not None and not 0.0 <= price_per_hour < math.inf:
+        raise ConfigError(f"price_per_hour must be a finite number, 0 or more, not {price_per_hour}")
     evaluations = num_pictures * (budget + 2) + num_calibration_evaluations
     flops = evaluations * flops_per_evaluation + num_pictures * flops_per_picture
     hours = flops / (GPUS[gpu] * utilisation) / 3600

@@ -51,11 +51,17 @@ class Comparison:
         )
 
 
-def compare(model: ExplainingModel, pixels: Tensor, class_ids: NDArray[np.int64], budget: int, batch_size: int) -> Comparison:
-    """Explain pictures in both ways. pixels: uint8 [N, 3, S, S]; class_ids [N]. Raises ValueError, with the fix, for too small a budget."""
+def label_settings(model: ExplainingModel, budget: int) -> LabelSettings:
+    """Kernel SHAP of the game that a model explains. Raises ValueError, with the fix, for a budget that its patches cannot do with."""
     game = model.classifier.attribution_head.game
     settings = LabelSettings(budget=budget, value=game.value, label_scale=game.label_scale, fill=game.fill)
-    labeller = Labeller(model.classifier, settings, "explain")
+    settings.check(model.grid[0] * model.grid[1])
+    return settings
+
+
+def compare(model: ExplainingModel, pixels: Tensor, class_ids: NDArray[np.int64], budget: int, batch_size: int) -> Comparison:
+    """Explain pictures in both ways. pixels: uint8 [N, 3, S, S]; class_ids [N]. Raises what `label_settings` raises."""
+    labeller = Labeller(model.classifier, label_settings(model, budget), "explain")
     inputs = model.preprocessing.normalise(pixels.to(model.device))
     ids = torch.from_numpy(class_ids).to(model.device)
     model.maps(pixels[:batch_size])  # the first pass of all warms up

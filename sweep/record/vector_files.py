@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweep.record import database
-from sweep.record.tracker import TrackingError, quiet_mlflow
+from sweep.record.tracker import Tracker, TrackingError
 
 RUNS = "runs:/"
 _DIRECTORY = "vectors"
@@ -17,15 +16,13 @@ def fetch_vector(reference: str, directory: Path, tracking_uri: str | None = Non
 
     Raises TrackingError where the run or the file is not there, with what there is.
     """
-    mlflow = quiet_mlflow()
-    uri = database.absolute_uri(tracking_uri or mlflow.get_tracking_uri())
     run_id, _, path = reference.removeprefix(RUNS).strip("/").partition("/")
     if not run_id:
         raise TrackingError(f"{reference!r} names no run: write runs:/RUN_ID, of a fine-tuning's child run")
     from mlflow.exceptions import MlflowException
 
+    client = Tracker(tracking_uri, "").reader()
     try:
-        client = mlflow.MlflowClient(uri)
         client.get_run(run_id)
         there = [entry.path for entry in client.list_artifacts(run_id, _DIRECTORY)]
         wanted = path or f"{_DIRECTORY}/{_FILE}"
@@ -37,4 +34,5 @@ def fetch_vector(reference: str, directory: Path, tracking_uri: str | None = Non
         return Path(client.download_artifacts(run_id, wanted, str(directory)))
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise TrackingError(f"{reference} cannot be had ({type(error).__name__}: {reason}). {database.how_to_fix(uri)}") from None
+        fix = "check the id, or give the --tracking-uri that it is of"
+        raise TrackingError(f"{reference} cannot be had ({type(error).__name__}: {reason}): {fix}") from None
