@@ -22,6 +22,9 @@ from core.data.picture_shards import PictureShards
 from core.model import Preprocessing
 from core.training_data import WHOLE, Batch, Share
 
+AT_ONCE = 4
+"""Shards of a window that are brought at the same time: one connection to a bucket is slower than a training on a GPU."""
+
 
 @dataclass(frozen=True, eq=False)
 class ShardPart:
@@ -44,7 +47,7 @@ class TrainingShard(Protocol):
         ...
 
     def opened(self) -> AbstractContextManager[ShardPart]:
-        """Bring it here for the time of a `with`."""
+        """Bring it here for the time of a `with`, which one thread may enter and another leave."""
         ...
 
 
@@ -186,8 +189,10 @@ class _OpenWindow:
 
     def __init__(self, stream: ShardStream, window: Window) -> None:
         self._rows, self._at = window.rows, 0
-        with ExitStack() as stack:
-            parts = [stack.enter_context(stream.shards[number].opened()) for number in window.shards]
+        with ExitStack() as stack:  # left after the threads: what some have opened is closed where another fails
+            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="shard") as threads:
+                opening = [threads.submit(stack.enter_context, stream.shards[number].opened()) for number in window.shards]
+            parts = [each.result() for each in opening]
             self._pictures = PictureShards([part.path for part in parts], max_open_files=len(parts))
             starts = self._pictures.read_ahead()
             self._places = torch.cat([start + part.rows for start, part in zip(starts, parts, strict=True)])

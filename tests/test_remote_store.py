@@ -13,6 +13,7 @@ import pytest
 from small_artifact import KEY, PLACE, compute_twice, put
 
 from sweep.store.artifacts import Store, StoreError
+from sweep.store.files import FileTree
 
 
 @pytest.fixture(params=["memory", "bucket"])
@@ -130,3 +131,18 @@ def test_one_computation_for_two_askers_in_a_bucket(bucket, tmp_path):
     for thread in threads:
         thread.join()
     assert computed == [1]
+
+
+def test_several_are_opened_by_one_reading(remote, monkeypatch):
+    keys = [f"{n:040x}" for n in (3, 1, 2)]
+    for key in keys:
+        put(remote, key=key, text=key)
+    asked = []
+    plain = FileTree.read
+    monkeypatch.setattr(FileTree, "read", lambda self, name: asked.append(name) or plain(self, name))
+    found = remote.open_all(keys)
+    assert not asked and [artifact.key for artifact in found] == keys
+    assert [artifact.path("sub/data.txt").read_text() for artifact in found] == keys
+    with pytest.raises(StoreError, match="there is no artifact 0{38}ff"):
+        remote.open_all([*keys, "ff".rjust(40, "0")])
+    assert remote.open_all([]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -33,8 +34,10 @@ class Shard:
     @contextmanager
     def opened(self):
         self.log.append(("opened", self.number))
-        yield self.part
-        self.log.append(("closed", self.number))
+        try:
+            yield self.part
+        finally:
+            self.log.append(("closed", self.number))
 
 
 def stream_of(base, directory, sizes, window, pictures=None, class_ids=None, labels=None):
@@ -138,7 +141,30 @@ def test_a_shard_that_cannot_be_brought_ends_the_training_with_its_error(base, t
     stream.shards[1].part.path.unlink()
     with pytest.raises(FileNotFoundError, match=r"1\.npy"):
         list(stream.batches(3, 6, seed=0))
-    assert sorted(n for what, n in log if what == "opened") == sorted([*(n for what, n in log if what == "closed"), 1])
+    assert sorted(n for what, n in log if what == "opened") == sorted(n for what, n in log if what == "closed")
+
+
+def test_the_shards_of_a_window_come_at_the_same_time_and_close_where_one_fails(base, tmp_path):
+    """Each waits for the other one of its window: brought in turn neither would come."""
+    stream, log = stream_of(base, tmp_path, (5, 9, 7, 4), window=2)
+    together = threading.Barrier(2, timeout=30)
+
+    class Waiting(Shard):
+        @contextmanager
+        def opened(self):
+            together.wait()
+            if self.number == failing:
+                raise OSError(f"no shard {self.number}")
+            with super().opened() as part:
+                yield part
+
+    failing = None
+    waiting = replace(stream, shards=[Waiting(shard.number, shard.part, log) for shard in stream.shards])
+    assert sorted(number for batch in waiting.batches(5, 5, seed=0) for number in numbers(batch)) == list(range(25))
+    failing = 2
+    with pytest.raises(OSError, match="no shard 2"):
+        list(waiting.batches(5, 5, seed=0))
+    assert sorted(number for what, number in log if what == "opened") == sorted(number for what, number in log if what == "closed")
 
 
 def test_a_killed_training_on_a_stream_continues_to_the_same_weights(base, signs, sign_classifier, tmp_path):

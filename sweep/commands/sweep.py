@@ -17,6 +17,7 @@ from core.model import MINIATURE
 from sweep.commands.options import Places
 from sweep.commands.session import Session
 from sweep.engines import interruption
+from sweep.engines.cluster import check_storage
 from sweep.engines.job import Work
 from sweep.engines.progress import Progress
 from sweep.experiment.config import SHAPLEY, ConfigError, SplitLabels, SweepConfig
@@ -147,9 +148,10 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
     input, before any computation where it can be known.
     """
     started = time.monotonic()
+    assert places.store is not None
+    check_storage(places.store)
     checked = check(config)
     domains = checked.domains
-    assert places.store is not None
     store = Store(places.store)
     store.check_writable()
     tracker = Tracker(places.tracking_uri, f"{command}/{config.suite}")

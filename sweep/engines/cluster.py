@@ -13,6 +13,8 @@ from typing import Any
 import ray
 
 from sweep.experiment.config import ConfigError, Device
+from sweep.store.credentials import without_credentials
+from sweep.store.files import BUCKET_PROTOCOLS
 
 SPARE_CPUS = 2
 """Logical CPUs beyond the workers': Ray Data and Ray Train hold one each for orchestration, and deadlock where none is left."""
@@ -41,6 +43,17 @@ class Workers:
 
     def resources(self) -> dict[str, float]:
         return {"CPU": self.num_cpus, **({"GPU": self.num_gpus} if self.num_gpus else {})}
+
+
+def check_storage(url: str) -> None:
+    """Raise ConfigError for a bucket in which Ray Train and Ray Tune cannot keep their own files: Arrow writes these."""
+    protocol, _, place = url.partition("://")
+    if protocol not in BUCKET_PROTOCOLS - {"s3", "gs", "gcs"} or (protocol in ("abfs", "abfss") and "@" in place):
+        return
+    azure = "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
+    others = f"give a directory that all nodes share, s3://..., gs://... or {azure}"
+    fix = {"s3a": "write s3://", "oss": others}.get(protocol, f"write {azure}")
+    raise ConfigError(f"--store {without_credentials(url)}: Ray, which trains and searches, cannot write to such an address: {fix}")
 
 
 @contextmanager

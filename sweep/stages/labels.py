@@ -21,7 +21,7 @@ from sweep.stages.label_files import AttributionRanges, read_attributions, read_
 from sweep.stages.label_pictures import PictureRange
 from sweep.stages.learned import Learned
 from sweep.stages.models import Classifier
-from sweep.stages.stage import ChildRun, Stage
+from sweep.stages.stage import ChildRun, Stage, artifacts_of
 from sweep.store.artifacts import Store
 
 # Coalitions evaluated at once: on a CPU few, so that a layer's activations stay in its cache. Fixed, so that a sweep's numbers are too.
@@ -236,12 +236,11 @@ class LabelSet(Stage):
         """Sums over the shards, read one at a time. Files: mean_map.npy, float64 [M]."""
         means = LabelMeans()
         evaluations, seconds, started = 0, 0.0, np.inf
-        for shard in self.shards:
-            manifest = shard.artifact(store).manifest
+        for shard, artifact in zip(self.shards, artifacts_of(self.shards, store), strict=True):
             means.add(shard.load(store))
-            evaluations += manifest["meta"]["evaluations"]
-            seconds += manifest["seconds"]
-            started = min(started, manifest["started"])
+            evaluations += artifact.manifest["meta"]["evaluations"]
+            seconds += artifact.manifest["seconds"]
+            started = min(started, artifact.manifest["started"])
         means.save_map(directory / MEAN_MAP)
         return {**means.as_meta(), "evaluations": evaluations, "seconds": seconds, "started": started}
 
@@ -255,12 +254,12 @@ class LabelSet(Stage):
 
     def attributions_by_range(self, store: Store) -> AttributionRanges:
         """`attributions`, to be read a part at a time."""
-        artifacts = [shard.artifact(store) for shard in self.shards]
+        artifacts = artifacts_of(self.shards, store)
         counts = [artifact.manifest["meta"]["num_pictures"] for artifact in artifacts]
         return AttributionRanges(tuple((artifact, LABELS) for artifact in artifacts), np.cumsum([0, *counts]))
 
     def _files(self, store: Store) -> list[Path]:
-        return [shard.artifact(store).path(LABELS) for shard in self.shards]
+        return [artifact.path(LABELS) for artifact in artifacts_of(self.shards, store)]
 
     def rows(self, store: Store) -> NDArray[np.int64]:
         """Which rows of the split's pictures have these labels, in their order."""

@@ -16,6 +16,7 @@ from core.model import Preprocessing
 from core.shard_stream import ShardPart, ShardStream
 from sweep.stages.label_files import AttributionRanges
 from sweep.stages.pictures import Pictures
+from sweep.stages.stage import artifacts_of
 from sweep.store.artifacts import Artifact, Store
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def picture_stream(
         labelled = None if label_set is None else label_set.rows(store)
         ranges = None if label_set is None or not with_labels else label_set.attributions_by_range(store)
         start = 0
-        for shard in domain.of_range("train", 0, domain.domain.count("train")):
-            artifact = shard.artifact(store)
+        for artifact in artifacts_of(domain.of_range("train", 0, domain.domain.count("train")), store):
             number = artifact.manifest["meta"]["num_pictures"]
             rows, first_label = np.arange(number), 0
             if labelled is not None:

@@ -17,7 +17,7 @@ from core.data.picture_shards import PICTURES_PER_SHARD, PictureShards, write_pi
 from core.model import Preprocessing
 from sweep.experiment.config import DataSettings
 from sweep.stages.domains import SPLITS, DomainFacts, Split, open_domain, selected
-from sweep.stages.stage import Stage
+from sweep.stages.stage import Stage, artifacts_of
 from sweep.store.artifacts import Store
 
 
@@ -121,8 +121,8 @@ class Pictures(Stage):
     def compute(self, store: Store, directory: Path) -> dict[str, Any]:
         counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
         skipped: list[dict[str, str]] = []
-        for shard in self.shards:
-            meta = shard.artifact(store).manifest["meta"]
+        for shard, artifact in zip(self.shards, artifacts_of(self.shards, store), strict=True):
+            meta = artifact.manifest["meta"]
             counts[shard.split] += meta["num_pictures"]
             skipped += meta["skipped"]
         num_seen = sum(counts.values()) + len(skipped)
@@ -153,7 +153,7 @@ class Pictures(Stage):
 
 def load_shards(store: Store, shards: tuple[PictureShard, ...]) -> PictureSplit:
     """The pictures of some shards of one split. Only these shards come to this machine."""
-    artifacts = [shard.artifact(store) for shard in shards]
+    artifacts = artifacts_of(shards, store)
     described = [_description(str(artifact.path("pictures.json"))) for artifact in artifacts]
     return PictureSplit(
         PictureShards([artifact.path("pixels.npy") for artifact in artifacts]),
