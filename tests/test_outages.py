@@ -65,7 +65,7 @@ def server(monkeypatch) -> Iterator[SimpleNamespace]:
 
 
 def test_work_goes_on_when_the_bucket_answers_again_and_fails_after_a_while(server, tmp_path, monkeypatch, caplog):
-    store = Store("s3://outages/prefix", str(tmp_path / "cache"))
+    store = Store(f"s3://outages/{tmp_path.name}", str(tmp_path / "cache"))
     server.stop()
     for call in (lambda: store.exists(KEY), lambda: store.is_claimed(KEY), lambda: Written().publish(store)):
         with pytest.raises(UnreachableError, match="cannot be reached"):
@@ -114,7 +114,7 @@ def test_a_fit_whose_own_files_are_in_that_bucket_is_lost_and_begun_again(server
     monkeypatch.setattr(training, "WAIT_S", 1.0)
     begin = Stopping(server, training._Fit, lambda fit: not fit.is_running)
     monkeypatch.setattr(training, "_Fit", begin)
-    store, done = Store("s3://outages/prefix", str(tmp_path / "cache")), []
+    store, done = Store(f"s3://outages/{tmp_path.name}", str(tmp_path / "cache")), []
     training.run_trainings([Written()], store, workers, done.append)
     assert begin.num_calls == 2 and [work.key for work in done] == [KEY] and store.exists(KEY)
 
@@ -122,7 +122,7 @@ def test_a_fit_whose_own_files_are_in_that_bucket_is_lost_and_begun_again(server
 def test_a_search_whose_own_files_are_in_that_bucket_is_begun_again(server, tmp_path, monkeypatch, workers):
     begin = Stopping(server, trials.tune.Tuner, lambda tuner: False)
     monkeypatch.setattr(trials.tune, "Tuner", begin)
-    store, done = Store("s3://outages/prefix", str(tmp_path / "cache")), []
+    store, done = Store(f"s3://outages/{tmp_path.name}", str(tmp_path / "cache")), []
     trials.run_trials([Written()], store, workers, done.append)
     assert begin.num_calls == 2 and [work.key for work in done] == [KEY] and store.exists(KEY)
 
