@@ -27,8 +27,8 @@ from sweep.record.tracker import Tracker
 # of the others. `make test` runs the first group, the next two, and the other tests, side by side.
 GROUPS = {
     "engines": ("test_quality.py", "test_end_to_end.py", "test_own_image_sets.py"),
-    "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py"),
-    "slow": ("test_label_learning.py", "test_report.py", "test_extending.py", "test_imagenet_path.py"),
+    "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py", "test_outages.py"),
+    "slow": ("test_label_learning.py", "test_report.py", "test_extending.py", "test_imagenet_path.py", "test_real_pictures.py"),
 }
 
 
