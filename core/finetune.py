@@ -41,8 +41,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.epochs is None):
             raise ValueError("a recipe has either num_steps or epochs")
-        if self.batch_size < 1 or not 0.0 < self.learning_rate < math.inf or (self.num_steps or self.epochs or 0) < 1:
-            raise ValueError(f"a recipe's batch size, learning rate and length must be positive: {asdict(self)}")
+        for name in ("learning_rate", "batch_size", "num_steps", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"a recipe's {name} must be positive and finite, not {value}")
         if self.workers_per_model < 1 or self.batch_size % self.workers_per_model:
             raise ValueError(
                 f"{self.workers_per_model} workers cannot share a batch of {self.batch_size} pictures evenly: make the batch size a "

@@ -225,3 +225,10 @@ def test_a_recipe_has_one_length():
     with pytest.raises(ValueError, match="either num_steps or epochs"):
         Recipe(learning_rate=1e-3, batch_size=8)
     assert Recipe(learning_rate=1e-3, batch_size=8, epochs=3).total_steps(20) == 6
+
+
+@pytest.mark.parametrize("changed", [{"batch_size": 0}, {"learning_rate": float("nan")}, {"learning_rate": float("inf")}, {"num_steps": 0}])
+def test_a_recipe_that_cannot_be_is_told_by_its_number(changed):
+    ((name, value),) = changed.items()
+    with pytest.raises(ValueError, match=f"a recipe's {name} must be positive and finite, not {value}"):
+        replace(RECIPE, **changed)

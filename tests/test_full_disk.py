@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,9 @@ def disk(tmp_path) -> Iterator[Path]:
     """A disk of one MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs `mount` and root")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
@@ -53,6 +55,16 @@ def test_a_training_goes_on_without_the_checkpoint_that_no_space_is_left_for(dis
         checkpoint.save({"step": 2, **BIG})
     assert "could not be saved" in caplog.text and "no space is left" in caplog.text
     assert checkpoint.load()["step"] == 1
+
+
+class Unwritable:
+    def __reduce__(self):
+        raise RuntimeError("no part of a state")
+
+
+def test_what_is_no_disks_fault_is_for_no_warning(tmp_path):
+    with Store(str(tmp_path)).checkpoint(KEY) as checkpoint, pytest.raises(RuntimeError, match="no part of a state"):
+        checkpoint.save({"step": Unwritable()})
 
 
 def test_a_sweep_whose_store_fills_up_says_so_and_keeps_what_is_finished(disk, tmp_path, monkeypatch, capsys):

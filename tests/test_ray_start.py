@@ -68,6 +68,7 @@ def test_a_store_that_ray_cannot_write_to_is_refused_before_anything_runs(url, f
         fs.FileSystem.from_uri(url)
 
 
-def test_a_sweep_is_refused_such_a_store(capsys):
-    assert run.main(["all_pairs", "--store", "oss://bucket/x"]) == run.EXIT_BAD_INPUT
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--seeds", "2"]])
+def test_a_sweep_is_refused_such_a_store(more, capsys):
+    assert run.main(["all_pairs", "--store", "oss://bucket/x", *more]) == run.EXIT_BAD_INPUT
     assert "--store oss://bucket/x" in capsys.readouterr().err

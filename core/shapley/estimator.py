@@ -29,7 +29,7 @@ Seed = int | tuple[int, ...]
 FIRST_ROUND_EVALUATIONS_A_PLAYER = 6
 """Evaluations before the first look at a picture's error, where pictures may stop early; error bars of fewer are no guide."""
 MOST_IN_A_DESIGN = 2**23
-"""Players times coalitions, at most: a pool of 16 such designs and their regressions takes some 3 GB."""
+"""Players times coalitions, at most: of more a pool of designs with their regressions is too large for a worker."""
 
 
 class Sample(Protocol):

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out).expanduser()
     check_directory("--out", out)
     paths = find_pictures(options.image)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"--out {out} is there already and not empty: give another directory, or remove it")
     model = ExplainingModel.load(Path(options.model).expanduser(), options.device)
     try:

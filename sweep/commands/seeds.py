@@ -12,6 +12,7 @@ from core.merging.addition import Addition
 from core.statistics.intervals import mean_interval
 from sweep.commands.options import Places, places_from
 from sweep.commands.sweep import Say, describe_sweep, flat_settings, run_sweep
+from sweep.engines.cluster import check_storage
 from sweep.experiment.config import ConfigError, SweepConfig
 from sweep.record.note import running_note
 from sweep.record.sweep_run import SweepRun
@@ -27,6 +28,8 @@ _JOINTS = {"+": " with ", ",": " and "}
 def run_as_asked(command: str, config: SweepConfig, options: argparse.Namespace) -> None:
     """A dry run, one sweep, or several seeds. Raises ConfigError and its kin for bad input."""
     places = places_from(options)
+    assert places.store is not None
+    check_storage(places.store)
     if options.seeds is not None:
         _check_number(options.seeds)
     if options.dry_run:

@@ -17,7 +17,6 @@ from core.model import MINIATURE
 from sweep.commands.options import Places
 from sweep.commands.session import Session
 from sweep.engines import interruption
-from sweep.engines.cluster import check_storage
 from sweep.engines.job import Work
 from sweep.engines.progress import Progress
 from sweep.experiment.config import SHAPLEY, ConfigError, SplitLabels, SweepConfig
@@ -149,7 +148,6 @@ def run_sweep(command: str, config: SweepConfig, places: Places, say: Say = prin
     """
     started = time.monotonic()
     assert places.store is not None
-    check_storage(places.store)
     checked = check(config)
     domains = checked.domains
     store = Store(places.store)

@@ -20,7 +20,8 @@ from sweep.engines.cluster import Workers
 from sweep.engines.job import MAX_LOSSES, OnDone, Work, attempt, through_outages
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
-from sweep.store.files import UnreachableError
+from sweep.store.credentials import scrubbed
+from sweep.store.files import UnreachableError, is_disk_full
 
 
 def run_trials(works: Sequence[Work], store: Store, workers: Workers, on_done: OnDone) -> None:
@@ -72,9 +73,10 @@ def _tuned(works: Sequence[Work], store: Store, workers: Workers, on_trial: Call
     try:  # both look at the storage
         return tune.Tuner(trainable, param_space=space, tune_config=tune_config, run_config=run_config).fit()
     except OSError as error:
-        if store.is_local:
+        if store.is_local or is_disk_full(error):
             raise
-        raise UnreachableError(f"Ray Tune cannot reach {store} ({error}): check network, permissions and credentials") from error
+        reason = scrubbed(str(error), store.url)
+        raise UnreachableError(f"Ray Tune cannot reach {store} ({reason}): check network, permissions and credentials") from error
     finally:
         with contextlib.suppress(UnreachableError):
             store.remove_scratch(scratch)

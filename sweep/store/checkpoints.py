@@ -66,7 +66,11 @@ class Checkpoint:
                     raise
                 self._upload = threading.Thread(target=self._send, args=(scratch,), name="checkpoint upload")
                 self._upload.start()
-        except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what the disk says
+        except OSError as error:
+            self._warn_of_failure(error)
+        except RuntimeError as error:
+            if not isinstance(error.__context__, OSError):  # torch hides what the disk says in an error of its own
+                raise
             self._warn_of_failure(error)
 
     def remove(self) -> None:
