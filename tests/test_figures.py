@@ -20,7 +20,7 @@ from sweep.report.figures.matrices import matrix_panel
 from sweep.report.figures.similarities import similarity_correlations
 from sweep.report.figures.trade_off import trade_off
 from sweep.report.result import SweepResult
-from sweep.report.tables import chosen_pairs
+from sweep.report.tables import chosen_pairs, paper_points
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,13 @@ def test_correlation_panels_state_r_of_what_they_plot(result):
         (line,) = figure.axes[panel].lines
         slope, intercept = np.polyfit(points[:, 0], points[:, 1], 1)
         np.testing.assert_allclose(line.get_ydata(), slope * line.get_xdata() + intercept)
+    fixed, chosen = paper_points(result), chosen_pairs(result)
+    assert set(fixed["lambda2"]) == {0.8} and len(set(chosen["lambda2"])) > 1
+    np.testing.assert_allclose(_points(figure, 2, "pairs"), fixed[["similarity_prediction_only", "e_rmse"]])
+    within = chosen[["similarity_prediction_only", "normalized_e_rmse"]] - chosen.groupby("target_domain")[
+        ["similarity_prediction_only", "normalized_e_rmse"]
+    ].transform("mean")
+    np.testing.assert_allclose(_points(figure, 5, "pairs"), within)
 
 
 def test_matrix_holds_each_pair_in_its_place_and_supervised_on_the_diagonal(result):

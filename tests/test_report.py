@@ -197,7 +197,7 @@ def test_every_setting_is_in_the_provenance_table(result, page):
 
 def test_the_tables_can_be_looked_at_as_pages_of_their_own(result):
     pages = tables_as_html(replace(result, provenance={**result.provenance, "select": "validation"}))
-    assert set(pages) == {"cells", "references", "similarities", "intervals", "reference_intervals"}
+    assert set(pages) == {"cells", "references", "similarities", "paper_points", "intervals", "reference_intervals"}
     for name, text in pages.items():
         frame, page = getattr(result, name), _Page(text)
         assert all(address.startswith("data:") for address in page.addresses) and len(page.scripts) == 1

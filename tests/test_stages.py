@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_every_reference_has_the_intervals_of_its_scores_over_the_test_pictures(
     assert [run.metrics[f"supervised_alpha_0.5.correlation_{end}"] for end in ("low", "high")] == of_target.loc[
         ("supervised", "correlation"), ["low", "high"]
     ].to_list()
+
+
+def test_the_papers_point_is_scored_with_the_maps_of_the_head(finished):
+    """Figure 3 compares pairs at one alpha and lambda2; a factor fitted to each would leave the error of the target."""
+    store, graph, _ = finished
+    for pair in map(graph.pair, graph.config.pairs):
+        (found,) = pair.paper_point(store).to_dict("records")
+        at = {how: pair.transfer.evaluator(store, replace(pair.search, calibration=how)).on("test")(0.5, 0.8) for how in ("none", "scale")}
+        assert at["scale"]["e_rmse"] < found["e_rmse"] == pytest.approx(at["none"]["e_rmse"], rel=1e-6)
+        assert [found[name] for name in ("alpha", "lambda2", "accuracy")] == [0.5, 0.8, at["none"]["accuracy"]]
+    assert len(graph.result.load(store).paper_points) == len(graph.config.pairs)
 
 
 def test_what_objectives_would_have_chosen_is_told_where_it_is_asked_for(finished):

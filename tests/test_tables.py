@@ -193,7 +193,7 @@ def test_unfinished_pairs_are_named(result):
 def test_pairs_that_were_not_planned_are_not_missed():
     result = synthetic_result(["a", "b", "c"], alphas=[0.5], lambdas=[0.5], sources=["a", "others"], num_examples=0)
     assert len(result.pairs) == 5 and missing_pairs(result) == []
-    names = ("cells", "similarities", "intervals")
+    names = ("cells", "similarities", "intervals", "paper_points")
     of_others = {name: (frame := getattr(result, name))[frame["source_domain"] == "others"] for name in names}
     result = replace(result, **of_others)
     assert missing_pairs(result) == [("a", "b"), ("a", "c")]

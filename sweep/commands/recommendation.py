@@ -169,7 +169,7 @@ def _told(relation: Relation | None, title: str) -> list[str]:
         f"Similarity and {title} over {relation.num_pairs} pairs of the sweep {relation.sweep[:12]}: r = {r.estimate:.2f} "
         f"({r.confidence:.0%} interval {r.low:.2f} to {r.high:.2f}, domains drawn anew; p = {relation.p_value:.3f}).",
         f"Between the sources of one target, which is what the order goes by: {_within(relation)}{doubt}.",
-        f"Pairs lie {relation.spread:.2f} about the line (standard deviation). The paper: r = {PAPER_R} with the normalised E-RMSE, weak.",
+        f"Pairs lie {relation.spread:.2f} about the line (standard deviation). The paper: r = {PAPER_R} with E-RMSE, weak.",
     ]
 
 

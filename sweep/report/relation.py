@@ -12,7 +12,7 @@ from sweep.report.result import SweepResult
 from sweep.report.tables import chosen_pairs
 
 PAPER_R = -0.36
-"""Of the similarity of prediction-only vectors and the normalised E-RMSE, over the paper's 56 pairs."""
+"""Of the similarity of prediction-only vectors and E-RMSE, over the paper's 56 pairs."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ SOURCE_MODELS = ("source_prediction_only", "source_self_explaining")
 
 CONVERGENCE_COLUMNS = ("target_domain", "budget", "picture", "iou_at_10")
 ONE_PASS_COLUMNS = (*PAIR_COLUMNS, "picture", "iou_at_10")
+PAPER_POINT_COLUMNS = (*PAIR_COLUMNS, "alpha", "lambda2", *SCORE_COLUMNS)
 INTERVAL_COLUMNS = (*PAIR_COLUMNS, "score", "estimate", "low", "high", "n")
 REFERENCE_INTERVAL_COLUMNS = ("domain", "reference", "alpha", "score", "estimate", "low", "high", "n")
 
@@ -44,6 +45,7 @@ FRAMES = {
     "objectives": OBJECTIVE_COLUMNS,
     "convergence": CONVERGENCE_COLUMNS,
     "one_pass": ONE_PASS_COLUMNS,
+    "paper_points": PAPER_POINT_COLUMNS,
     "intervals": INTERVAL_COLUMNS,
     "reference_intervals": REFERENCE_INTERVAL_COLUMNS,
 }
@@ -63,7 +65,7 @@ _BOUNDS = {
 RESULT = "result.json"
 """The file of all that is no table."""
 _BOUND_TOLERANCE = 1e-5  # float32 cosines and correlations pass 1 by a few units in the last place
-_FORMAT = 7
+_FORMAT = 8
 
 Scalar = str | int | float | bool | None
 
@@ -88,6 +90,8 @@ class SweepResult:
     objectives: OBJECTIVE_COLUMNS, the point that each objective would have chosen, on test, and the best there was; may be empty.
     convergence: CONVERGENCE_COLUMNS, IoU@10 of Kernel SHAP with the test labels of some pictures, over its budget; may be empty.
     one_pass: ONE_PASS_COLUMNS, the chosen points' IoU@10 with the same pictures.
+    paper_points: PAPER_POINT_COLUMNS, each pair at the alpha and lambda2 of the paper's Figures 2 and 3 (or the nearest alpha that there
+    is), on test, with maps as the head gives them; may be empty.
     intervals: INTERVAL_COLUMNS, 95 % intervals of the chosen points' scores over the n test pictures that each was measured on, the model
     and the labels being what they are; may be empty. reference_intervals: REFERENCE_INTERVAL_COLUMNS, the same of the references, those
     but chance and the other domain's mean map.
@@ -111,6 +115,7 @@ class SweepResult:
     objectives: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(OBJECTIVE_COLUMNS)))
     convergence: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)))
     one_pass: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(ONE_PASS_COLUMNS)))
+    paper_points: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAPER_POINT_COLUMNS)))
     intervals: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(INTERVAL_COLUMNS)))
     reference_intervals: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REFERENCE_INTERVAL_COLUMNS)))
     artifacts: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
@@ -138,6 +143,7 @@ class SweepResult:
         _check_unique("references", self.references, ["domain", "reference", "alpha"])
         _check_unique("similarities", self.similarities, [*PAIR_COLUMNS, "alpha"])
         _check_unique("intervals", self.intervals, [*PAIR_COLUMNS, "score"])
+        _check_unique("paper_points", self.paper_points, list(PAIR_COLUMNS))
         _check_unique("reference_intervals", self.reference_intervals, ["domain", "reference", "alpha", "score"])
         for example in self.examples:
             for source in (example.source_domain, *example.over_lambda):

@@ -73,7 +73,17 @@ def chosen_pairs(result: SweepResult) -> pd.DataFrame:
 @lru_cache(maxsize=4)
 def _chosen_pairs(result: SweepResult) -> pd.DataFrame:
     cells = result.cells
-    pairs = cells[(cells["split"] == "test") & cells["is_chosen"]].assign(alpha_key=_alpha_key)
+    return _with_similarities(result, cells[(cells["split"] == "test") & cells["is_chosen"]])
+
+
+def paper_points(result: SweepResult) -> pd.DataFrame:
+    """One row a pair: its scores on test at the paper's fixed alpha and lambda2, before any factor, and the similarities at that alpha."""
+    return _with_similarities(result, result.paper_points)
+
+
+def _with_similarities(result: SweepResult, pairs: pd.DataFrame) -> pd.DataFrame:
+    """In the order of sources and targets, with the similarities at each row's alpha."""
+    pairs = pairs.assign(alpha_key=_alpha_key)
     similarities = result.similarities.assign(alpha_key=_alpha_key).drop(columns="alpha")
     pairs = pairs.merge(similarities, how="left", on=[*PAIR_COLUMNS, "alpha_key"], validate="one_to_one")
     orders = {

@@ -12,12 +12,12 @@ import pandas as pd
 from core.metrics import SCORES
 from core.task_vectors import cosine_matrix
 from sweep.experiment.config import SearchSettings
-from sweep.report.result import CELL_COLUMNS, MERGE_COLUMN, OBJECTIVE_COLUMNS, SIMILARITY_COLUMNS
+from sweep.report.result import CELL_COLUMNS, MERGE_COLUMN, OBJECTIVE_COLUMNS, PAPER_POINT_COLUMNS, SIMILARITY_COLUMNS
 from sweep.stages.objectives import OBJECTIVES, Cell, keeps_accuracy
 from sweep.stages.per_picture import PER_PICTURE, PictureScores, load_per_picture, save_per_picture
 from sweep.stages.points import Points, Transfer, point_of
 from sweep.stages.stage import ChildRun, Stage
-from sweep.stages.study import run_study
+from sweep.stages.study import PAPER_ALPHA, PAPER_LAMBDA2, run_study
 from sweep.store.artifacts import Store
 
 PAPER_NORMALIZED_ACCURACY = 0.98
@@ -72,12 +72,13 @@ class Cells(Stage):
 class PairSearch(Stage):
     """Search one pair: evaluate points on the selection split, choose one, score that one on test.
 
-    Files: cells.parquet, similarities.parquet, intervals.parquet and per_picture.npz (of the chosen point on test), and study.journal (an
-    Optuna journal storage) for Optuna. Where parameters of the merge rule are searched, the cells have MERGE_COLUMN besides.
+    Files: cells.parquet, similarities.parquet, paper_point.parquet, intervals.parquet and per_picture.npz (of the chosen point on test),
+    and study.journal (an Optuna journal storage) for Optuna. Where parameters of the merge rule are searched, the cells have MERGE_COLUMN
+    besides.
     """
 
     kind = "pair"
-    version = 8
+    version = 9
     engine = "trials"
     uses_device = True
     unit = "pairs"
@@ -118,6 +119,7 @@ class PairSearch(Stage):
         columns = [*CELL_COLUMNS, *([MERGE_COLUMN] if search.searched else [])]
         pd.DataFrame(cells)[columns].to_parquet(directory / "cells.parquet", index=False)
         self._similarities(store).to_parquet(directory / "similarities.parquet", index=False)
+        self._at_paper_point(points).to_parquet(directory / "paper_point.parquet", index=False)
         on_test.intervals().to_parquet(directory / "intervals.parquet", index=False)
         save_per_picture(directory, {CHOSEN: on_test.per_picture()})
         return {"num_cells": len(cells), "constraint_met": keeps_accuracy(chosen, search)}
@@ -144,6 +146,12 @@ class PairSearch(Stage):
             rows.append({**objective.best(kept, tested, self.search), "objective": name, "needs_labels": True})
         return pd.DataFrame(rows)[list(OBJECTIVE_COLUMNS)]
 
+    def _at_paper_point(self, points: Points) -> pd.DataFrame:
+        """PAPER_POINT_COLUMNS; nothing is chosen by it. No factor: at its best one, an error is hardly more than the target's own level."""
+        alpha = min(self.search.alphas, key=lambda alpha: abs(alpha - PAPER_ALPHA))
+        cell = points.scored_on("test", is_calibrated=False)(alpha, PAPER_LAMBDA2, None).cell
+        return pd.DataFrame([cell])[list(PAPER_POINT_COLUMNS)]
+
     def _similarities(self, store: Store) -> pd.DataFrame:
         """Cosines of the task vectors of source and target, per alpha."""
         transfer = self.transfer
@@ -160,6 +168,10 @@ class PairSearch(Stage):
 
     def similarities(self, store: Store) -> pd.DataFrame:
         return pd.read_parquet(self.artifact(store).path("similarities.parquet"))
+
+    def paper_point(self, store: Store) -> pd.DataFrame:
+        """PAPER_POINT_COLUMNS: one row."""
+        return pd.read_parquet(self.artifact(store).path("paper_point.parquet"))
 
     def intervals(self, store: Store) -> pd.DataFrame:
         """INTERVAL_COLUMNS, of the chosen point on test."""

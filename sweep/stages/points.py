@@ -135,17 +135,20 @@ class Points:
 
         return evaluate
 
-    def scored_on(self, split: str) -> Callable[[float, float, MergeRule | None], ScoredPoint]:
-        """The same with what the scores of the point were computed from."""
+    def scored_on(self, split: str, is_calibrated: bool = True) -> Callable[[float, float, MergeRule | None], ScoredPoint]:
+        """The same with what the scores of the point were computed from.
+
+        is_calibrated: with the factor of the maps that the search asks for; without, the maps are those of the head.
+        """
         found = self._split(split)
 
         def evaluate(alpha: float, lambda2: float, merge: MergeRule | None = None) -> ScoredPoint:
             rule = merge or self._search.merge
             head = self._classifier.attribution_head
             logits, attributions = found.evaluator.outputs(self.classifier(alpha, lambda2, rule))
-            if split == "validation" and self._search.calibration == "scale":
+            if is_calibrated and split == "validation" and self._search.calibration == "scale":
                 self._scales[alpha, lambda2, rule] = found.evaluator.map_scale(head, attributions)
-            scale = self.scale(alpha, lambda2, rule)
+            scale = self.scale(alpha, lambda2, rule) if is_calibrated else 1.0
             attributions = rescaled(head, attributions, scale)
             is_correct = found.evaluator.is_correct(logits)
             scored = found.evaluator.scored(attributions, is_correct)

@@ -41,7 +41,7 @@ class Result(Stage):
     """Files: those of SweepResult, report.html, figures."""
 
     kind = "result"
-    version = 11
+    version = 12
 
     command: str
     config: SweepConfig
@@ -87,6 +87,7 @@ class Result(Stage):
             objectives=self._objectives(store),
             convergence=pd.concat([pd.DataFrame(columns=list(CONVERGENCE_COLUMNS)), *(c.load(store) for c in self.convergence)]),
             one_pass=self._one_pass(store),
+            paper_points=pd.concat([pair.paper_point(store) for pair in self.pairs], ignore_index=True),
             intervals=pd.concat([pair.intervals(store) for pair in self.pairs], ignore_index=True),
             reference_intervals=pd.concat([reference.intervals(store) for reference in self.references], ignore_index=True),
             examples=tuple(example for examples in self.examples for example in examples.load(store)),

@@ -18,7 +18,8 @@ from sweep.experiment.config import SearchSettings
 from sweep.stages.objectives import OBJECTIVES, Cell, Evaluate, or_infinite
 from sweep.stages.points import point_of
 
-PAPER_LAMBDA2 = 0.8
+PAPER_ALPHA, PAPER_LAMBDA2 = 0.5, 0.8
+"""Where the paper's Figures 2 and 3 compare its pairs."""
 
 
 def run_study(name: str, key: str, search: SearchSettings, evaluate: Evaluate, journal: Path) -> list[Cell]:

@@ -8,33 +8,37 @@ from matplotlib.figure import Figure
 from core.statistics import Interval, centred, domain_correlation_interval, domain_permutation_test, least_squares_line
 from sweep.report.figures.style import DOTS_PER_INCH, Caption
 from sweep.report.result import SweepResult
-from sweep.report.tables import PAIR_TITLES, chosen_pairs
+from sweep.report.tables import PAIR_TITLES, chosen_pairs, paper_points
 
 CAPTION = Caption(
     "Similarity of task vectors and success of the transfer",
-    "Each point is a pair; the similarities are taken at the pair's chosen alpha. The line is the least-squares fit, "
-    "the box gives Pearson's r with its 95 % interval (domains drawn anew) and its p-value (domains permuted: pairs that share a "
-    "domain are not independent). In (b) both orders of two domains are points, and coincide where their alphas do. Below the "
-    "paper's panels, the same within targets: every value less its mean over the pairs of the target, since errors differ more between "
-    "targets than between the sources of one. (d) is (a), (f) is (c), and (e) has the maps' correlation, which no scale can change.",
-    "Figure 3; r = 0.90 in (b) and r = -0.36 in (c), each with p < 0.01.",
+    "Each point is a pair. The line is the least-squares fit, the box gives Pearson's r with its 95 % interval (domains drawn anew) and "
+    "its p-value (domains permuted: pairs that share a domain are not independent). In the upper row are the paper's panels: all pairs at "
+    "its alpha = 0.5 (or the nearest that was trained) and lambda2 = 0.8, maps as the head gives them; in (b) both orders of two domains "
+    "are points, and coincide. In the lower row are the chosen points, with their maps' factor, within targets: every value less its mean "
+    "over the pairs of the target, since with a factor errors differ more between targets than between the sources of one. (e) has the "
+    "maps' correlation, which no scale can change.",
+    "Figure 3; r = 0.90 in (b) and r = -0.36 in (c), each with p < 0.01; of (a) it says that r is negative.",
 )
-_EXPLAINABILITY, _PREDICTION, _ERROR = "similarity_explainability", "similarity_prediction_only", "normalized_e_rmse"
-_PANELS = (
-    ("(a)", _EXPLAINABILITY, _ERROR, False),
-    ("(b)", _EXPLAINABILITY, _PREDICTION, False),
-    ("(c)", _PREDICTION, _ERROR, False),
-    ("(d)", _EXPLAINABILITY, _ERROR, True),
-    ("(e)", _PREDICTION, "correlation", True),
-    ("(f)", _PREDICTION, _ERROR, True),
+_EXPLAINABILITY, _PREDICTION = "similarity_explainability", "similarity_prediction_only"
+_PAPERS_PANELS = (
+    ("(a)", _EXPLAINABILITY, "e_rmse"),
+    ("(b)", _EXPLAINABILITY, _PREDICTION),
+    ("(c)", _PREDICTION, "e_rmse"),
+)
+_WITHIN_TARGETS = (
+    ("(d)", _EXPLAINABILITY, "normalized_e_rmse"),
+    ("(e)", _PREDICTION, "correlation"),
+    ("(f)", _PREDICTION, "normalized_e_rmse"),
 )
 
 
 def similarity_correlations(result: SweepResult) -> Figure:
-    """Six panels, each with its least-squares line, r and p: the paper's three, and below them within targets."""
+    """Six panels, each with its least-squares line, r and p: the paper's three, and below them the chosen points within targets."""
     figure = Figure(dpi=DOTS_PER_INCH, figsize=(11.5, 7.2), layout="constrained")
-    pairs = chosen_pairs(result)
-    for axes, (letter, x, y, is_within) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+    panels = [(paper_points(result), False, *panel) for panel in _PAPERS_PANELS]
+    panels += [(chosen_pairs(result), True, *panel) for panel in _WITHIN_TARGETS]
+    for axes, (pairs, is_within, letter, x, y) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         known = pairs[pairs[x].notna() & pairs[y].notna()]
         sources, targets = list(known["source_domain"]), list(known["target_domain"])
         between = known[x], known[y], sources, targets
