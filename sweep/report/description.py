@@ -47,6 +47,7 @@ def description_markdown(result: SweepResult, num_pairs: int = 5) -> str:
         "**How to read it.** IoU@10 and correlation are better when larger, E-RMSE when smaller. E-RMSE falls by shrinkage alone, so a "
         "good pair is above chance, the mean map and prediction-only in IoU@10, near the supervised model, at a normalised accuracy "
         "near 1. Every point, reference and similarity is in `cells.html`, `references.html` and `similarities.html` (and `.parquet`), "
+        "each pair at the paper's alpha and lambda2 in `paper_points.html`, "
         "the 95 % intervals over the test pictures in `intervals.html`, of the references in `reference_intervals.html`; child runs carry "
         "the tag `stage`.",
     ]
