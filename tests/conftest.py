@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from core import miniature
 from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings
 from core.model import Base, SelfExplainingClassifier, load_base
 from sweep.record.tracker import Tracker
+
+if TYPE_CHECKING:
+    from stage_outputs import WatchedPipeline
 
 # Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket; and the slowest
 # of the others. `make test` runs the first group, the next two, and the other tests, side by side.
@@ -116,6 +120,13 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> P
         engines_here(patch)
         assert run.main(["universal", "--suite", "miniature", *TINY_UNIVERSAL, "--seeds", "2"]) == 0
     return directory
+
+
+@pytest.fixture(scope="session")
+def watched_pipeline(tmp_path_factory: pytest.TempPathFactory) -> WatchedPipeline:
+    from stage_outputs import watched_pipeline
+
+    return watched_pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture
