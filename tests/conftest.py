@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
 os.environ.setdefault("RAY_worker_niceness", "0")  # or the groups that run beside take all the time (`make test`)
 
+import copy
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -87,10 +88,22 @@ def references(signs: Pictures, sign_classifier: SelfExplainingClassifier) -> At
 
 
 @pytest.fixture(scope="session")
-def vit() -> Base:
-    """ViT-S/32 with random weights: of another width, depth, patch and picture size than the miniature, and built in a second."""
+def shallow_vit() -> Iterator[str]:
+    """open_clip's ViT-S/32 with four blocks in each of its towers, of random weights, under a name of its own: a third of the work."""
+    from core.clip_library import open_clip
+
+    config = copy.deepcopy(open_clip().get_model_config("ViT-S-32-alt"))
+    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(open_clip().factory._MODEL_CONFIGS, "ViT-S-32-shallow", config)
+        yield "ViT-S-32-shallow:random"
+
+
+@pytest.fixture(scope="session")
+def vit(shallow_vit: str) -> Base:
+    """Of another width, depth, patch and picture size than the miniature, and built in a second."""
     torch.set_num_threads(1)
-    return load_base("ViT-S-32-alt:random")
+    return load_base(shallow_vit)
 
 
 @pytest.fixture(scope="session")

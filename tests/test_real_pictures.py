@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from in_process import compute
 
-from core.clip_library import open_clip
 from core.games.attribution_labels import AttributionLabels
 from sweep import run as command_line
 from sweep.commands import all_pairs
@@ -27,15 +25,6 @@ from sweep.store.artifacts import Store
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real picture samples (shared/data beside the checkout) are not here")
-
-
-@pytest.fixture
-def shallow_vit(monkeypatch) -> str:
-    """open_clip's ViT-S/32 with a first, a middle and a last block in each of its towers, under a name of its own: a fifth of the work."""
-    config = copy.deepcopy(open_clip().get_model_config("ViT-S-32-alt"))
-    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 3
-    monkeypatch.setitem(open_clip().factory._MODEL_CONFIGS, "ViT-S-32-shallow", config)
-    return "ViT-S-32-shallow:random"
 
 
 @needs_data
