@@ -8,11 +8,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
 os.environ.setdefault("RAY_worker_niceness", "0")  # or the groups that run beside take all the time (`make test`)
 
+import copy
 import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ from core import miniature
 from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings
 from core.model import Base, SelfExplainingClassifier, load_base
 from sweep.record.tracker import Tracker
+
+if TYPE_CHECKING:
+    from stage_outputs import WatchedPipeline
 
 # Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket; and the slowest
 # of the others. `make test` runs the first group, the next two, and the other tests, side by side.
@@ -83,10 +88,22 @@ def references(signs: Pictures, sign_classifier: SelfExplainingClassifier) -> At
 
 
 @pytest.fixture(scope="session")
-def vit() -> Base:
-    """ViT-S/32 with random weights: of another width, depth, patch and picture size than the miniature, and built in a second."""
+def shallow_vit() -> Iterator[str]:
+    """open_clip's ViT-S/32 with four blocks in each of its towers, of random weights, under a name of its own: a third of the work."""
+    from core.clip_library import open_clip
+
+    config = copy.deepcopy(open_clip().get_model_config("ViT-S-32-alt"))
+    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(open_clip().factory._MODEL_CONFIGS, "ViT-S-32-shallow", config)
+        yield "ViT-S-32-shallow:random"
+
+
+@pytest.fixture(scope="session")
+def vit(shallow_vit: str) -> Base:
+    """Of another width, depth, patch and picture size than the miniature, and built in a second."""
     torch.set_num_threads(1)
-    return load_base("ViT-S-32-alt:random")
+    return load_base(shallow_vit)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +133,13 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> P
         engines_here(patch)
         assert run.main(["universal", "--suite", "miniature", *TINY_UNIVERSAL, "--seeds", "2"]) == 0
     return directory
+
+
+@pytest.fixture(scope="session")
+def watched_pipeline(tmp_path_factory: pytest.TempPathFactory) -> WatchedPipeline:
+    from stage_outputs import watched_pipeline
+
+    return watched_pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ import inspect
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from in_process import compute, graph_of
 from safetensors.numpy import load_file
 
@@ -92,6 +93,45 @@ def pipeline(store: Store, directory: Path) -> list[Stage]:
     cells = Cells(pair.transfer, pair.search, 0.5)  # made within the pair, and none of its inputs
     ends = [studied, grid.result, learning, imported, explained, convergence, *evidence, both, point]
     return [BaseModel(describe_base(grid.config.base)), *closure(ends), cells]
+
+
+@dataclass(frozen=True)
+class WatchedPipeline:
+    """The pipeline, computed once for all tests, which only read it, and the artifacts that were opened meanwhile.
+
+    reads: by a stage's key, those opened while it was computed. made: those that were computed within it.
+    """
+
+    store: Store
+    stages: list[Stage]
+    reads: dict[str, set[str]]
+    made: dict[str, set[str]]
+
+
+def watched_pipeline(directory: Path) -> WatchedPipeline:
+    reads: dict[str, set[str]] = {}
+    made: dict[str, set[str]] = {}
+    computing: list[str] = []
+    plain_compute, plain_open = Store._compute, Store.open
+
+    def recorded_compute(store: Store, key: str, *arguments: object) -> None:
+        made.setdefault(computing[-1] if computing else "", set()).add(key)
+        computing.append(key)
+        try:
+            plain_compute(store, key, *arguments)
+        finally:
+            computing.pop()
+
+    def recorded_open(store: Store, key: str) -> Artifact:
+        if computing:
+            reads.setdefault(computing[-1], set()).add(key)
+        return plain_open(store, key)
+
+    store = Store(str(directory / "store"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "_compute", recorded_compute)
+        patch.setattr(Store, "open", recorded_open)
+        return WatchedPipeline(store, pipeline(store, directory), reads, made)
 
 
 def _exported(graph: SweepGraph, store: Store, directory: Path) -> Path:

@@ -104,9 +104,10 @@ def test_coefficients_are_learned_on_pictures_without_any_label(base, classifier
         learn_coefficients(classifier, replace(data, class_ids=data.class_ids[:0]), vector, rule)
 
 
-def test_universal_merges_by_it_on_the_models_of_another_sweep(two_seeds, tmp_path, monkeypatch, capsys):
+def test_universal_merges_by_it_on_the_models_of_another_sweep(two_seeds, new_database, tmp_path, monkeypatch, capsys):
     """From one source to one target: nothing is trained or labelled for it."""
     shutil.copytree(two_seeds / "sweep_store", tmp_path / "sweep_store")
+    shutil.copyfile(new_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     here = engines_here(monkeypatch)
     asked = [*TINY_UNIVERSAL, "--sources", "concepts", "--targets", "clean_digits", "--merge", "atlas:num_steps=2"]

@@ -18,6 +18,11 @@ def result() -> SweepResult:
     return synthetic_result(num_examples=1)
 
 
+@pytest.fixture(scope="module")
+def small() -> SweepResult:
+    return synthetic_result(DOMAINS[:3], num_examples=1)
+
+
 def told(result: SweepResult, **search: str) -> SweepResult:
     """The same with these settings of the search."""
     return replace(result, provenance={**result.provenance, **{f"search.{name}": value for name, value in search.items()}})
@@ -49,9 +54,9 @@ def test_five_pairs_are_listed_of_several_sources_and_many_targets():
     ("objective", "merge"),
     [("accuracy_bound", "addition"), ("infidelity", "atlas:num_steps=60"), ("e_rmse", "ties:share=0.2"), ("few_labels", "addition")],
 )
-def test_it_says_what_is_taken_of_the_targets_own_domain(result, objective, merge):
+def test_it_says_what_is_taken_of_the_targets_own_domain(small, objective, merge):
     """By the record and by the report alike: that no explanation label is, only where the objective reads none."""
-    this = told(replace(result, examples=()), objective=objective, merge=merge)
+    this = told(replace(small, examples=()), objective=objective, merge=merge)
     for written in (description_markdown(this).replace("\\", ""), unescape(re.sub(r"<.*?>", "", render_html(this, [])))):
         text = " ".join(written.split())
         assert ("No explanation label of the target's domain has a part" in text) == (objective in ("accuracy_bound", "infidelity"))
@@ -62,9 +67,9 @@ def test_it_says_what_is_taken_of_the_targets_own_domain(result, objective, merg
         assert (f"merge rule {merge} edits the vector" in text) == merge.startswith("ties")
 
 
-def test_the_pictures_say_the_rule_that_their_models_are_merged_by(result):
-    page = render_html(told(result, objective="e_rmse", merge="ties:share=0.2"), [])
-    assert "domain added by the merge rule ties:share=0.2;" in page and "added by the merge rule" not in render_html(result, [])
+def test_the_pictures_say_the_rule_that_their_models_are_merged_by(small):
+    page = render_html(told(small, objective="e_rmse", merge="ties:share=0.2"), [])
+    assert "domain added by the merge rule ties:share=0.2;" in page and "added by the merge rule" not in render_html(small, [])
 
 
 def test_it_names_what_to_open(result):

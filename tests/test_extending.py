@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -123,14 +125,32 @@ def run(options: argparse.Namespace) -> None:
     print(f"{number} label sets")
 '''
 PROGRAM = """
-import sys
+import contextlib, io, json, os, runpy, shutil, sys, traceback
 import pytest
-from in_process import engines_here
-from sweep import run
 
-with pytest.MonkeyPatch.context() as patch:
+def without_ray():
+    from in_process import engines_here
     engines_here(patch)
-    sys.exit(run.main(sys.argv[1:]))
+
+own = {"copy": lambda place: shutil.copytree(".", place), "without Ray": without_ray}
+with pytest.MonkeyPatch.context() as patch:
+    done = []
+    for directory, arguments in json.load(sys.stdin):
+        os.chdir(directory)
+        if arguments[0] in own:
+            own[arguments[0]](*arguments[1:])
+            continue
+        out, errors, code = io.StringIO(), io.StringIO(), 0
+        sys.argv[1:] = arguments
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            try:
+                runpy.run_module("sweep.run", run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                code = end.code or 0
+            except Exception:
+                code = traceback.format_exc()
+        done.append((code, out.getvalue(), errors.getvalue()))
+json.dump(done, sys.stdout)
 """
 CHANGED = {"core/metrics.py"}
 ADDED = {"core/merging/sign_agreement.py", "core/shapley/halves.py", "sweep/commands/count.py"}
@@ -157,34 +177,6 @@ def tree(tmp_path_factory) -> Path:
     return directory
 
 
-def command(tree: Path, cwd: Path, *arguments: str, program: tuple[str, ...] = ("-m", "sweep.run")) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(tree), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    whole = [sys.executable, *program, *arguments]
-    return subprocess.run(whole, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
-
-
-def test_each_touches_one_file(tree):
-    files = lambda root: {p.relative_to(root).as_posix() for d in ("core", "sweep") for p in (root / d).rglob("*.py")}  # noqa: E731
-    assert files(tree) - files(ROOT) == ADDED
-    assert {name for name in files(ROOT) if not filecmp.cmp(ROOT / name, tree / name, shallow=False)} == CHANGED
-
-
-def test_the_command_line_offers_them(tree, tmp_path):
-    assert "count the label sets of a store" in command(tree, tmp_path, "--help").stdout
-    text = command(tree, tmp_path, "all_pairs", "--help").stdout
-    assert "sign_agreement" in text and "halves" in text
-
-
-def test_the_estimator_labels_a_data_set(tree, tmp_path):
-    data = write_noise(tmp_path / "noise")
-    asked = ["label", "--data", str(data), "--model", "miniature", "--out", "out", "--estimator", "halves", "--dry-run"]
-    done = command(tree, tmp_path, *asked, "--budget", "64")
-    assert done.returncode == 0 and "halves, 64 evaluations" in done.stdout, done.stderr
-    refused = command(tree, tmp_path, *asked, "--budget", "8")
-    assert refused.returncode == 2 and "at least 16 are needed" in refused.stderr
-
-
 SWEEP = [
     *("--suite", "miniature", "--domains", "clean_digits", "street_digits", "--alphas", "0.5", "--num-steps", "4", "--search", "grid"),
     *("--validation-share", "0.1"),
@@ -193,13 +185,70 @@ SWEEP = [
 ]
 
 
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    errors: str
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What commands in the copy did: `swept` is where a sweep used score, merge rule and estimator, `both` a copy of it, swept again."""
+
+    done: dict[str, Done]
+    swept: Path
+    both: Path
+
+
 @pytest.fixture(scope="module")
-def swept(tree, tmp_path_factory) -> tuple[Path, str]:
-    """A sweep in the copy that uses score, merge rule and estimator: where it ran, what it said."""
-    directory = tmp_path_factory.mktemp("swept")
-    done = command(tree, directory, "all_pairs", *SWEEP, "--merge", "sign_agreement:scale=0.5", program=("-c", PROGRAM))
-    assert done.returncode == 0, done.stderr
-    return directory, done.stdout
+def commands(tree, tmp_path_factory, new_database) -> Commands:
+    """One process runs them all: each of its own would import the same libraries again."""
+    directory = tmp_path_factory.mktemp("commands")
+    swept, both = directory / "swept", directory / "both"
+    swept.mkdir()
+    shutil.copyfile(new_database, swept / "mlflow.db")
+    label = ["label", "--data", str(write_noise(directory / "noise")), "--model", "miniature", "--out", "out", "--estimator", "halves"]
+    asked = {
+        "count elsewhere": (directory, ["count", "elsewhere"]),  # first, while nothing is imported but what it imports itself
+        "help": (directory, ["--help"]),
+        "help of all_pairs": (directory, ["all_pairs", "--help"]),
+        "label": (directory, [*label, "--dry-run", "--budget", "64"]),
+        "label for too little": (directory, [*label, "--dry-run", "--budget", "8"]),
+        "without Ray": (directory, ["without Ray"]),
+        "sweep": (swept, ["all_pairs", *SWEEP, "--merge", "sign_agreement:scale=0.5"]),
+        "count": (swept, ["count", "sweep_store"]),
+        "copy": (swept, ["copy", str(both)]),
+        "sweep by addition": (both, ["all_pairs", *SWEEP, "--merge", "addition"]),
+    }
+    path = os.pathsep.join([str(tree), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    given = json.dumps([(str(cwd), arguments) for cwd, arguments in asked.values()])
+    whole = [sys.executable, "-c", PROGRAM]
+    ran = subprocess.run(whole, input=given, cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ran.returncode == 0, ran.stderr
+    names = [name for name in asked if name not in ("without Ray", "copy")]
+    return Commands({name: Done(*one) for name, one in zip(names, json.loads(ran.stdout), strict=True)}, swept, both)
+
+
+def test_each_touches_one_file(tree):
+    files = lambda root: {p.relative_to(root).as_posix() for d in ("core", "sweep") for p in (root / d).rglob("*.py")}  # noqa: E731
+    assert files(tree) - files(ROOT) == ADDED
+    assert {name for name in files(ROOT) if not filecmp.cmp(ROOT / name, tree / name, shallow=False)} == CHANGED
+
+
+def test_the_command_line_offers_them(commands):
+    assert "count the label sets of a store" in commands.done["help"].out
+    text = commands.done["help of all_pairs"].out
+    assert "sign_agreement" in text and "halves" in text
+
+
+def test_the_estimator_labels_a_data_set(commands):
+    done, refused = commands.done["label"], commands.done["label for too little"]
+    assert done.code == 0 and "halves, 64 evaluations" in done.out, done
+    assert refused.code == 2 and "at least 16 are needed" in refused.errors
 
 
 def stored(directory: Path, kind: str, name: str) -> list[Path]:
@@ -208,8 +257,9 @@ def stored(directory: Path, kind: str, name: str) -> list[Path]:
     return [path for path in found if f'"stage": "{kind}"' in (path.parent / "manifest.json").read_text()]
 
 
-def test_a_score_reaches_cells_references_record_report_figures_and_terminal(swept):
-    directory, said = swept
+def test_a_score_reaches_cells_references_record_report_figures_and_terminal(commands):
+    directory, done = commands.swept, commands.done["sweep"]
+    assert done.code == 0, done
     (page,) = stored(directory, "result", "report.html")
     for name in ("cells", "references"):
         table = pd.read_parquet(page.parent / f"{name}.parquet")
@@ -218,7 +268,7 @@ def test_a_score_reaches_cells_references_record_report_figures_and_terminal(swe
     means = [np.load(path).max() for path in stored(directory, "label_set", "mean_map.npy")]
     for peak in rows[rows["reference"] == "mean_map"]["peak"]:  # of one map for all pictures: its own largest value
         assert np.isclose(means, peak, rtol=1e-5).any()
-    lines = said.splitlines()
+    lines = done.out.splitlines()
     header = next(index for index, line in enumerate(lines) if line.startswith("source -> target"))
     assert lines[header].endswith("  IoU@10   peak")
     text = page.read_text(encoding="utf-8")
@@ -230,21 +280,17 @@ def test_a_score_reaches_cells_references_record_report_figures_and_terminal(swe
     assert client(directory).get_experiment_by_name("all_pairs/miniature") is not None
 
 
-def test_a_merge_rule_is_named_in_the_record_and_merges_otherwise_than_addition(swept, tree):
-    directory, _ = swept
-    (parent,) = runs(directory, "sweep")
+def test_a_merge_rule_is_named_in_the_record_and_merges_otherwise_than_addition(commands):
+    (parent,) = runs(commands.swept, "sweep")
     assert parent.data.params["merge"] == "sign_agreement:scale=0.5" and parent.data.params["label_estimator"] == "halves"
-    done = command(tree, directory, "all_pairs", *SWEEP, "--merge", "addition", program=("-c", PROGRAM))
-    assert done.returncode == 0, done.stderr
-    found = [pd.read_parquet(path) for path in stored(directory, "result", "cells.parquet")]
+    assert commands.done["sweep by addition"].code == 0, commands.done["sweep by addition"]
+    found = [pd.read_parquet(path) for path in stored(commands.both, "result", "cells.parquet")]
     by_sign, by_addition = (table[(table["split"] == "validation") & (table["lambda2"] == 0.8)]["e_rmse"].to_numpy() for table in found)
     assert (abs(by_sign - by_addition) > 1e-5).all()
-    assert len(stored(directory, "finetune", "manifest.json")) == 4  # the same models, merged twice
+    assert len(stored(commands.both, "finetune", "manifest.json")) == 4  # the same models, merged twice
 
 
-def test_a_command_runs_and_its_bad_input_is_refused_like_any_other(swept, tree, tmp_path):
-    directory, _ = swept
-    done = command(tree, directory, "count", "sweep_store")
-    assert (done.returncode, done.stdout) == (0, "8 label sets\n"), done.stderr
-    refused = command(tree, tmp_path, "count", "elsewhere")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: ") and "holds no labels" in refused.stderr
+def test_a_command_runs_and_its_bad_input_is_refused_like_any_other(commands):
+    done, refused = commands.done["count"], commands.done["count elsewhere"]
+    assert (done.code, done.out) == (0, "8 label sets\n"), done
+    assert refused.code == 2 and refused.errors.startswith("error: ") and "holds no labels" in refused.errors

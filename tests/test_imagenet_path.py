@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from in_process import compute, graph_of
+from patience import PATIENCE_S
 from test_real_pictures import DATA, needs_data
 
 from sweep.engines.job import attempt_together
@@ -39,7 +41,9 @@ def sample(directory: Path) -> Path:
 
 def _work(rank: int, directory: Path, url: str, work) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=PATIENCE_S)
+    )
     outcome = attempt_together(work, Store(url))
     dist.destroy_process_group()
     if outcome.error is not None:
@@ -47,14 +51,15 @@ def _work(rank: int, directory: Path, url: str, work) -> None:
 
 
 def together(directory: Path, store: Store, work) -> None:
-    """Publish a stage with two workers, as Ray Train's worker group does (`tests/test_workers_of_a_model.py` has that)."""
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_work, args=(rank, directory, store.url, work)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(600)
-        assert process.exitcode == 0
+    """Publish a stage with two workers, as Ray Train's worker group does (`tests/test_workers_of_a_model.py` has that).
+
+    One is this process: another would import and build everything again.
+    """
+    other = multiprocessing.get_context("spawn").Process(target=_work, args=(1, directory, store.url, work))
+    other.start()
+    _work(0, directory, store.url, work)
+    other.join(PATIENCE_S)
+    assert other.exitcode == 0
 
 
 @needs_data
@@ -69,7 +74,7 @@ def test_from_pictures_to_the_explainability_vector(tmp_path, monkeypatch):
         *("--domains", f"imagenet={sample(tmp_path / 'imagenet')}", f"mnist={DATA / 'mnist'}"),
         *("--sources", "imagenet", "--targets", "mnist"),
         *("--base", "ViT-B-32:random", "--num-steps", "2", "--batch-size", "2", "--alphas", "0.5"),
-        *("--validation-share", "0.125", "--max-train-labels", "2", "--max-test-pictures", "2", "--budget", "104"),
+        *("--validation-share", "0.125", "--max-train-labels", "2", "--max-test-pictures", "2", "--budget", "96"),
         *("--estimator", "kernel_shap", "--templates", "a photo of a {}."),
     )
     prediction_only, alone = graph.prediction_only(IMAGENET), graph.self_explaining(IMAGENET, 0.5)

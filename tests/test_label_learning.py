@@ -130,7 +130,7 @@ def test_a_sweep_takes_an_estimator_that_learns(tmp_path, here, monkeypatch, cap
     """Through the command: each label set's estimator learns from training pictures of its domain, in its own role, and labels differ."""
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(new_database, "mlflow.db")
-    options = ["--estimator", "calibrated", "--budget", "104", "--test-budget", "104", "--calibration-budget", "102"]
+    options = ["--estimator", "calibrated", "--budget", "48", "--test-budget", "104", "--calibration-budget", "102"]
     assert command_line.main(["all_pairs", *SWEEP, *options]) == 0, capsys.readouterr().err
     assert "clean_digits -> street_digits" in capsys.readouterr().out
     learned = [work for work in here.works if isinstance(work, Learned)]
@@ -147,7 +147,8 @@ def test_a_sweep_takes_an_estimator_that_learns(tmp_path, here, monkeypatch, cap
     assert shard.artifact(store).manifest["meta"]["evaluations"] == 4 * (104 + 2 + 64)
 
 
-def test_a_sweeps_surrogate_labels_its_training_pictures_without_another_evaluation(tmp_path):
+def test_a_sweeps_surrogate_labels_its_training_pictures_without_another_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.shapley.surrogate_fit.MOST_EPOCHS", 4)  # how good it is, other tests ask
     store = Store(str(tmp_path / "store"))
     sizes = ["--validation-share", "0.1", "--max-train-pictures", str(LEAST_PICTURES * 10 // 9 + 2)]
     sizes += ["--budget", "16", "--test-budget", "16"]

@@ -12,7 +12,7 @@ from in_process import compute, graph_of
 from sweep.engines.scheduler import missing
 from sweep.stages.graph import alone
 from sweep.stages.stage import Stage, closure
-from sweep.store.artifacts import Artifact, Store, StoreError
+from sweep.store.artifacts import Store, StoreError
 
 
 def small_graph(store: Store):
@@ -53,30 +53,10 @@ def test_a_shard_that_was_lost_is_made_again_for_a_training_that_needs_it(whole,
     assert missing([index], store) == []
 
 
-def test_a_stage_reads_only_artifacts_that_it_names(tmp_path, monkeypatch):
+def test_a_stage_reads_only_artifacts_that_it_names(watched_pipeline):
     """Its inputs', and those of an index among them. What it reads besides would not be there again where it was lost."""
-    reads: dict[str, set[str]] = {}
-    made: dict[str, set[str]] = {}  # by a stage itself, within it
-    computing: list[str] = []
-    plain_compute, plain_open = Store._compute, Store.open
-
-    def recorded_compute(store: Store, key: str, *arguments: object) -> None:
-        made.setdefault(computing[-1] if computing else "", set()).add(key)
-        computing.append(key)
-        try:
-            plain_compute(store, key, *arguments)
-        finally:
-            computing.pop()
-
-    def recorded_open(store: Store, key: str) -> Artifact:
-        if computing:
-            reads.setdefault(computing[-1], set()).add(key)
-        return plain_open(store, key)
-
-    monkeypatch.setattr(Store, "_compute", recorded_compute)
-    monkeypatch.setattr(Store, "open", recorded_open)
-    store = Store(str(tmp_path / "store"))
-    stages = {stage.key: stage for stage in closure(stage_outputs.pipeline(store, tmp_path))}
+    reads, made = watched_pipeline.reads, watched_pipeline.made
+    stages = {stage.key: stage for stage in closure(watched_pipeline.stages)}
     besides = {}
     for key in reads.keys() & stages.keys():
         stage = stages[key]

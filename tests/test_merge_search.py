@@ -35,8 +35,11 @@ SEARCHED = (*SMALL_SWEEP, "--num-trials", "6", "--merge", "lines:first=search")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    return Store(str(tmp_path_factory.mktemp("searched") / "store"))
+def store(two_sweeps, tmp_path_factory) -> Store:
+    """With the models and labels of sweeps that searched no rule: they are the same."""
+    directory = tmp_path_factory.mktemp("searched") / "store"
+    shutil.copytree(two_sweeps / "sweep_store", directory)
+    return Store(str(directory))
 
 
 @pytest.fixture(scope="module")
@@ -191,23 +194,24 @@ def test_what_cannot_be_searched_is_refused_with_the_fix(command, options, messa
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory, new_database) -> tuple[Path, str]:
-    """Where a sweep was run to its end whose Fisher merge has a searched share, and what it said."""
+def swept(two_sweeps, tmp_path_factory, new_database) -> tuple[Path, str, str]:
+    """Where a sweep was run to its end whose Fisher merge has a searched share, what it said, and its result's key."""
     directory = tmp_path_factory.mktemp("swept")
+    shutil.copytree(two_sweeps / "sweep_store", directory / "sweep_store")  # models and labels are the same
     shutil.copyfile(new_database, directory / "mlflow.db")
     options = [*SMALL_SWEEP, "--num-trials", "5", "--merge", "fisher:source_share=search"]
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.chdir(directory)
-        engines_here(patch)
+        here = engines_here(patch)
         assert run.main(["all_pairs", *options]) == 0
-    return directory, said.getvalue()
+    (key,) = (work.key for work in here.works if work.kind == "result")
+    return directory, said.getvalue(), key
 
 
 def test_a_sweep_says_in_every_place_which_share_it_chose(swept):
-    directory, said = swept
+    directory, said, key = swept
     store = Store(str(directory / "sweep_store"))
-    (key,) = store.keys("result")
     result = SweepResult.from_directory(store.open(key).path("result.json").parent)
     assert list(result.cells.columns) == [*CELL_COLUMNS, MERGE_COLUMN] and len(result.cells) == 2 * (5 + 1)
     assert result.provenance["search.merge"] == "fisher:source_share=search" and "search.searched" not in result.provenance
@@ -225,7 +229,7 @@ def test_a_sweep_says_in_every_place_which_share_it_chose(swept):
 
 
 def test_the_same_sweep_again_computes_nothing(swept, monkeypatch):
-    directory, _ = swept
+    directory, _, _ = swept
     monkeypatch.chdir(directory)
     here = engines_here(monkeypatch)
     assert run.main(["all_pairs", *SMALL_SWEEP, "--num-trials", "5", "--merge", "fisher:source_share=search"]) == 0

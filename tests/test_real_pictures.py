@@ -28,7 +28,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real picture samp
 
 
 @needs_data
-def test_the_paper_suites_way_with_a_random_vit(tmp_path):
+def test_the_paper_suites_way_with_a_random_vit(tmp_path, shallow_vit):
     """The paper suite's configuration, read from local copies, on the CPU, a few pictures and steps: a smaller ViT in every stage.
 
     In this process: the engines are the same for any model, and starting them with a model of this size takes minutes on two cores.
@@ -36,7 +36,7 @@ def test_the_paper_suites_way_with_a_random_vit(tmp_path):
     options = command_line.make_parser().parse_args(
         [
             *("all_pairs", "--suite", "paper", "--domains", f"mnist={DATA / 'mnist'}", f"dtd={DATA / 'dtd'}", "--seed", "0"),
-            *("--base", "ViT-S-32-alt:random", "--device", "cpu", "--num-steps", "2", "--batch-size", "1", "--alphas", "0.5"),
+            *("--base", shallow_vit, "--device", "cpu", "--num-steps", "2", "--batch-size", "1", "--alphas", "0.5"),
             *("--max-train-pictures", "2", "--max-test-pictures", "2", "--max-test-labels", "1", "--budget", "96"),
             *("--test-budget", "96", "--lambdas", "0,0.4,0.8", "--templates", "a photo of a {}."),
         ]

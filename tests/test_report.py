@@ -81,9 +81,15 @@ def page(result) -> _Page:
 
 
 @pytest.fixture(scope="module")
-def written(result, tmp_path_factory) -> Path:
-    """The report as a file, its figures beside it."""
-    return write_report(result, tmp_path_factory.mktemp("report"))
+def small() -> SweepResult:
+    """Every kind of table and figure, of three domains."""
+    return synthetic_result(DOMAINS[:3], num_examples=2)
+
+
+@pytest.fixture(scope="module")
+def written(small, tmp_path_factory) -> Path:
+    """The small result's report as a file, its figures beside it."""
+    return write_report(small, tmp_path_factory.mktemp("report"))
 
 
 def test_all_pairs_table_shows_every_chosen_test_row(result, page):
@@ -246,7 +252,7 @@ def test_a_name_cannot_command_the_terminal():
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_page_needs_nothing_but_itself(result, written):
+def test_the_page_needs_nothing_but_itself(small, written):
     text = written.read_text(encoding="utf-8")
     page = _Page(text)
     assert page.addresses and all(address.startswith(("#", "data:")) for address in page.addresses)
@@ -259,11 +265,11 @@ def test_the_page_needs_nothing_but_itself(result, written):
         "matrix_normalized_accuracy", "matrix_iou_at_10", "matrix_correlation", "matrix_similarity_prediction_only",
         "matrix_similarity_explainability", "matrix_lambda2",
     }  # fmt: skip
-    assert text.count("data:image/png;base64,") == len(names) + len(result.examples)
+    assert text.count("data:image/png;base64,") == len(names) + len(small.examples)
 
 
-def test_the_same_result_gives_the_same_page(result, written, tmp_path):
-    result.to_directory(tmp_path / "result")
+def test_the_same_result_gives_the_same_page(small, written, tmp_path):
+    small.to_directory(tmp_path / "result")
     again = write_report(SweepResult.from_directory(tmp_path / "result"), tmp_path / "b").read_bytes()
     assert written.read_bytes() == again
 
@@ -286,7 +292,7 @@ def test_terminal_summary_lists_the_best_pairs_and_every_reference(result):
     "result",
     [
         synthetic_result(["a", "b"], alphas=[0.5], lambdas=[0.8], num_examples=1),
-        synthetic_result([f"_{i} $x^{{$ a long name of a domain" for i in range(11)], num_examples=0),
+        synthetic_result([f"_{i} $x^{{$ a long name of a domain" for i in range(11)], alphas=[0.5], lambdas=[0.0, 0.8], num_examples=0),
         synthetic_result(DOMAINS[:3], alphas=[i / 10 for i in range(1, 10)], lambdas=np.linspace(0, 1.2, 13).tolist()),
         synthetic_result(DOMAINS[:3], alphas=[0.5], lambdas=np.linspace(0, 1.2, 60).tolist(), num_examples=9),
         synthetic_result(["signs"], sources=["cars"], num_examples=1),

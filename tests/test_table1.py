@@ -21,8 +21,22 @@ def result():
     return synthetic_result(sources=["concepts", "others"], command="universal", has_source_models=True)
 
 
-def test_table_has_a_row_for_each_source_model_and_score(result):
-    table = table1(result)
+@pytest.fixture(scope="module")
+def table(result) -> pd.DataFrame:
+    return table1(result)
+
+
+@pytest.fixture(scope="module")
+def page(result) -> str:
+    return render_html(result, [])
+
+
+@pytest.fixture(scope="module")
+def text(result) -> str:
+    return terminal_summary(result)
+
+
+def test_table_has_a_row_for_each_source_model_and_score(table):
     assert tuple(table.columns) == TABLE1_COLUMNS
     assert set(table["source_domain"]) == {"concepts", "others"}
     assert not table.duplicated(["source_domain", "model", "score"]).any()
@@ -30,19 +44,19 @@ def test_table_has_a_row_for_each_source_model_and_score(result):
     assert set(PAPER_SCORES) <= set(table["score"])
 
 
-def test_means_and_deviations_are_over_the_targets(result):
+def test_means_and_deviations_are_over_the_targets(result, table):
     pairs = chosen_pairs(result)
     values = pairs.loc[pairs["source_domain"] == "others", "iou_at_10"].to_numpy()
-    table = table1(result).set_index(["source_domain", "model", "score"])
+    table = table.set_index(["source_domain", "model", "score"])
     cell = table.loc[("others", "transferred", "iou_at_10")]
     assert cell["mean"] == pytest.approx(values.mean())
     assert cell["sd"] == pytest.approx(np.std(values, ddof=1))
     assert cell["num_targets"] == 8
 
 
-def test_marks_follow_a_paired_t_test_against_the_best(result):
+def test_marks_follow_a_paired_t_test_against_the_best(result, table):
     """Against SciPy: prediction-only is the most accurate by construction; zero-shot differs from it, as it has two thirds of it."""
-    table = table1(result).set_index(["source_domain", "model", "score"])
+    table = table.set_index(["source_domain", "model", "score"])
     assert table.loc[("concepts", "prediction_only", "accuracy"), "is_best"]
     assert not table.loc[("concepts", "zero_shot", "accuracy"), "does_not_differ_from_best"]
     references = result.references.set_index(["reference", "domain"])["accuracy"]
@@ -52,9 +66,8 @@ def test_marks_follow_a_paired_t_test_against_the_best(result):
     assert table.loc[("concepts", "transferred", "accuracy"), "does_not_differ_from_best"] == (p >= 0.05)
 
 
-def test_references_stand_below_the_models_and_are_in_no_test(result):
+def test_references_stand_below_the_models_and_are_in_no_test(result, table, text):
     """Those that the sweep has; the supervised model is the one at the pair's alpha."""
-    table = table1(result)
     references = table[table["is_reference"]]
     known = set(result.references["reference"]) & set(REFERENCE_ROWS)
     assert set(references["model"]) == known == {"chance", "zero_predictor", "mean_map", "supervised", "label_ceiling"}
@@ -70,16 +83,16 @@ def test_references_stand_below_the_models_and_are_in_no_test(result):
     models = table[~table["is_reference"]].set_index(["source_domain", "model", "score"])
     assert cell["mean"] > models.loc[("others", "transferred", "iou_at_10"), "mean"]
     assert models.xs("iou_at_10", level="score")["is_best"].groupby("source_domain").sum().eq(1).all()
-    assert "  label ceiling" in terminal_summary(result)
+    assert "  label ceiling" in text
 
 
 def test_table_is_empty_where_the_sources_models_were_not_scored():
-    assert table1(synthetic_result()).empty
+    assert table1(synthetic_result(DOMAINS[:3], num_examples=0)).empty
 
 
-def test_a_source_of_several_vectors_has_no_models_of_its_own_and_the_other_rows(result):
+def test_a_source_of_several_vectors_has_no_models_of_its_own_and_the_other_rows():
     both = "concepts,others"
-    together = synthetic_result(sources=["concepts", "others", both], command="universal", has_source_models=True)
+    together = synthetic_result(DOMAINS[:4], sources=["concepts", "others", both], command="universal", has_source_models=True)
     own = together.source_models[together.source_models["source_domain"] != both]
     together = replace(together, source_models=own)
     table = table1(together)
@@ -89,15 +102,14 @@ def test_a_source_of_several_vectors_has_no_models_of_its_own_and_the_other_rows
     assert f"Table 1 from {both}" in terminal_summary(together) and f"the vector of {both}" in render_html(together, [])
 
 
-def test_a_factor_of_the_transferred_models_maps_is_told(result):
-    chosen = result.cells.assign(attribution_scale=1.0)
-    for found, is_told in ((result, True), (replace(result, cells=chosen), False)):
-        assert ("the factor that it ships with" in terminal_summary(found)) == is_told
-        assert ("the factor that it ships with" in render_html(found, [])) == is_told
+def test_a_factor_of_the_transferred_models_maps_is_told(result, page, text):
+    without = replace(result, cells=result.cells.assign(attribution_scale=1.0))
+    told = "the factor that it ships with"
+    assert told in text and told in page
+    assert told not in terminal_summary(without) and told not in render_html(without, [])
 
 
-def test_terminal_shows_the_table_and_keeps_its_width(result):
-    text = terminal_summary(result)
+def test_terminal_shows_the_table_and_keeps_its_width(text):
     assert "Table 1 from others" in text and "Table 1 from concepts" in text
     assert max(len(line) for line in text.splitlines()) <= WIDTH
 
@@ -153,13 +165,12 @@ def test_seeds_tell_the_other_targets_point_below_the_chosen_one_and_every_objec
     assert told.endswith(" 0.000 (0.000)") and max(map(len, lines)) <= 100
 
 
-def test_report_shows_the_table_with_the_papers_numbers_beside(result):
-    page = render_html(result, [])
+def test_report_shows_the_table_with_the_papers_numbers_beside(table, page):
     assert "Table 1: models with the vector of concepts" in page and "Table 1: models with the vector of others" in page
-    table = table1(result).set_index(["source_domain", "model", "score"])
+    table = table.set_index(["source_domain", "model", "score"])
     mean = table.loc[("others", "transferred", "accuracy"), "mean"]
     assert f"{mean:.3f}" in page and "0.876 ± 0.12" in page
-    assert "Table 1" not in render_html(synthetic_result(num_examples=1), [])
+    assert "Table 1" not in render_html(synthetic_result(DOMAINS[:3], alphas=[0.5], lambdas=[0.8], num_examples=1), [])
 
 
 def test_many_sources_are_told_together_how_their_points_could_be_chosen():
@@ -172,7 +183,7 @@ def test_many_sources_are_told_together_how_their_points_could_be_chosen():
     assert lines[head].startswith("from single domains ") and f"{chosen['correlation'].mean():.3f}" in lines[head + 1]
 
 
-def test_report_says_what_each_objective_would_have_chosen(result):
+def test_report_says_what_each_objective_would_have_chosen(result, page, text):
     """Regret is against the oracle of the same source."""
     rows = [
         {"source_domain": "others", "target_domain": target, "objective": objective, "needs_labels": reads, "correlation": value}
@@ -184,7 +195,7 @@ def test_report_says_what_each_objective_would_have_chosen(result):
     compared = replace(result, objectives=objectives)
     assert objective_table(compared)["regret"].tolist() == pytest.approx([0.15, 0.0])
     assert "How the point is chosen" in render_html(compared, [])
-    assert "How the point is chosen" not in render_html(result, [])
+    assert "How the point is chosen" not in page
     (row,) = [line.split() for line in terminal_summary(compared).splitlines() if line.startswith("accuracy bound  ")]
     assert row[2] == "1.000" and row[-5:] == ["0.150", "0", "0", "0", "8"]  # of the scores only the correlation is there
-    assert "How lambda2 could be chosen" not in terminal_summary(result)
+    assert "How lambda2 could be chosen" not in text

@@ -19,7 +19,7 @@ from core.attribution_head import AttributionHead
 from core.games.learned_coefficients import learn_coefficients
 from core.low_rank import LowRankVector
 from core.merging.atlas import Atlas, AtlasRows
-from core.merging.rule import Evidence
+from core.merging.rule import Evidence, Merger
 from core.merging.rules import MERGE_RULES, parse_rule
 from core.sensitivity import class_fisher, class_gradient
 from core.task_vectors import TaskVector
@@ -58,7 +58,7 @@ def tower(place: Path, model: str = "model") -> dict[str, torch.Tensor]:
     return {name.removeprefix("visual."): weight for name, weight in written.items() if name.startswith("visual.")}
 
 
-def merged_by_hand(rule, place: Path, base, vector: TaskVector, lambda2: float) -> dict[str, torch.Tensor]:
+def merger_by_hand(rule, place: Path, base, vector: TaskVector) -> Merger:
     """As a sweep merges, with what the rule needs measured on the labelled pictures of `place`; coefficients learned on half of them."""
     mine = {name.removeprefix("visual."): weight for name, weight in load_file(place / "mine.safetensors").items()}
     classifier = base.classifier(base.head(sorted(CLASS_NAMES), ["a photo of a {}."]), AttributionHead("efficiency")).eval()
@@ -67,15 +67,14 @@ def merged_by_hand(rule, place: Path, base, vector: TaskVector, lambda2: float) 
     paths = sorted((place / "pictures").rglob("*.png"))
     class_ids = torch.tensor([sorted(CLASS_NAMES).index(path.parent.name.replace("_", " ")) for path in paths])
     data = TrainingData(PicturesInMemory(pixels), class_ids, base.preprocessing)
-    fisher = load_file(place / "fisher.safetensors")
-    evidence = Evidence(class_fisher(classifier, data), fisher, class_gradient(classifier, data))
-    if isinstance(rule, Atlas):
+    if not isinstance(rule, Atlas):
+        evidence = Evidence(class_fisher(classifier, data), load_file(place / "fisher.safetensors"), class_gradient(classifier, data))
+    else:
         half = spread(len(data), len(data) // 2)
         data = TrainingData(PicturesInMemory(pixels[half]), class_ids[half], base.preprocessing)
         evidence = Evidence(coefficients=learn_coefficients(classifier, data, vector, rule).of_vector(0))
     start = dict(base.visual.state_dict())
-    merger = rule.prepare(start, TaskVector.between(mine, start, base.fingerprint), vector, evidence=evidence)
-    return merger.weights(1.0, lambda2)
+    return rule.prepare(start, TaskVector.between(mine, start, base.fingerprint), vector, evidence=evidence)
 
 
 def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -86,14 +85,15 @@ def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def test_every_rule_merges_into_a_users_model_as_it_does_in_a_sweep(rule, base, place):
     pictures = write_pictures(place / "pictures", 40 if isinstance(rule, Atlas) else 6)
     vector = TaskVector.load(place / "vector.safetensors")
-    expected = merged_by_hand(rule, place, base, vector, 0.7)
+    merger = merger_by_hand(rule, place, base, vector)
+    expected = merger.weights(1.0, 0.7)
     classes = ["--class-names", *sorted(CLASS_NAMES), "--templates", "a photo of a {}."]
     assert transfer(place, "--validation", str(pictures), "--lambda2", "0.7", "--merge", rule.text, *classes) == 0
     assert differs(tower(place), expected) < 1e-6  # the sum is taken from the base there, from the checkpoint here: float32
     made = provenance(place)["merge"]
     assert made["rule"] == rule.name and set(made.get("evidence", {})) == set(rule.needs)
     if rule.name != "addition":
-        by_addition = vector.apply_to(merged_by_hand(rule, place, base, vector, 0.0), 0.7)
+        by_addition = vector.apply_to(merger.weights(1.0, 0.0), 0.7)
         assert differs(by_addition, expected) > 1e-4  # so that the line above says something
 
 

@@ -14,7 +14,7 @@ from sweep import run as command_line
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 COMMAND = "python -m sweep.run "
 SMALLER = [
-    *("--max-train-pictures", "60", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
+    *("--max-train-pictures", "30", "--max-test-pictures", "12", "--max-test-labels", "4", "--max-validation-labels", "4"),
     *("--num-steps", "4", "--num-source-steps", "4", "--budget", "104", "--test-budget", "104", "--alphas", "0.5", "--num-trials", "4"),
 ]
 """What the test adds to the sweep's commands."""
@@ -30,7 +30,7 @@ def test_the_tutorial_works_from_the_first_command_to_the_last(tmp_path, monkeyp
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     engines_here(monkeypatch)
     write_pictures(tmp_path / "my_pictures" / "train", 60, split="train")
-    write_pictures(tmp_path / "my_pictures" / "test", 24)
+    write_pictures(tmp_path / "my_pictures" / "test", 12)
     ran = []
     for language, text in blocks():
         if language == "python":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from patience import PATIENCE_S
@@ -45,12 +47,42 @@ def installed(wheel, tmp_path_factory) -> Path:
     return target
 
 
-def run(installed: Path, directory: Path, *arguments: str) -> str:
-    """Output of a Python command that finds the project in the wheel's directory only, its dependencies where they are here."""
+PROGRAM = """
+import contextlib, io, json, os, runpy, sys
+from pathlib import Path
+import core, sweep
+
+def command(*arguments):
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_module("sweep.run", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            assert not end.code, end.code
+    return out.getvalue()
+
+found = {"files": [core.__file__, sweep.__file__], "help": command("--help"), "dry run": command("all_pairs", "--dry-run")}
+found["written"] = os.listdir(".")
+from core.model import load_base
+from sweep.report.page import write_report
+sys.path.append(TESTS)
+from synthetic_result import DOMAINS, synthetic_result
+
+found["patches"] = load_base("miniature").num_patches
+write_report(synthetic_result(DOMAINS[:3], alphas=[0.5], lambdas=[0.0, 0.8], num_examples=1), Path("."))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(installed, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """Where a process that finds the project in the wheel's directory only, its dependencies where they are here, did all; what it said."""
+    directory = tmp_path_factory.mktemp("ran")
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    command = [sys.executable, "-c", PROGRAM.replace("TESTS", repr(str(ROOT / "tests")))]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return directory, json.loads(done.stdout)
 
 
 def tracked() -> set[str]:
@@ -71,29 +103,16 @@ def test_every_file_of_the_packages_ships_and_nothing_else(wheel):
     assert any(name.endswith(".html") for name in shipped) and any(name.startswith("core/miniature/base/") for name in shipped)
 
 
-def test_the_command_line_runs_from_the_wheel_alone(installed, tmp_path):
-    where = run(installed, tmp_path, "-c", "import core, sweep; print(core.__file__, sweep.__file__)")
-    assert where.split() == [str(installed / package / "__init__.py") for package in PACKAGES]
-    assert "first steps:" in run(installed, tmp_path, "-m", "sweep.run", "--help")
-    assert "9 domains" in run(installed, tmp_path, "-m", "sweep.run", "all_pairs", "--dry-run")
-    assert not list(tmp_path.iterdir())
+def test_the_command_line_runs_from_the_wheel_alone(installed, ran):
+    _, found = ran
+    assert found["files"] == [str(installed / package / "__init__.py") for package in PACKAGES]
+    assert "first steps:" in found["help"]
+    assert "9 domains" in found["dry run"]
+    assert not found["written"]
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from core.model import load_base
-from synthetic_result import DOMAINS, synthetic_result
-from sweep.report.page import write_report
-
-assert load_base("miniature").num_patches == 49
-result = synthetic_result(DOMAINS[:3], num_examples=1)
-write_report(result, Path("."))
-"""
-
-
-def test_what_is_read_from_the_packages_is_found_in_the_wheel(installed, tmp_path):
+def test_what_is_read_from_the_packages_is_found_in_the_wheel(ran):
     """The miniature's weights and the report's templates."""
-    program = f"import sys; sys.path.append({str(ROOT / 'tests')!r})\n{PROGRAM}"
-    run(installed, tmp_path, "-c", program)
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    directory, found = ran
+    assert found["patches"] == 49
+    assert (directory / "report.html").stat().st_size > 10_000
