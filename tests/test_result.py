@@ -78,7 +78,7 @@ def test_a_frame_is_brought_to_its_columns_and_types(result):
         ("cells", lambda f: f.assign(source_domain="moon"), "source_domain holds .*moon"),
         ("cells", lambda f: f.assign(source_domain=f["target_domain"]), "not planned"),
         ("cells", lambda f: f[f["split"] == "validation"], "no chosen row on test"),
-        ("cells", lambda f: f[~f["is_chosen"] | (f["split"] == "test")].assign(split="test"), "test is scored once"),
+        ("cells", lambda f: f[~f["is_chosen"] | (f["split"] == "test")].assign(split="test"), "only the chosen one is scored on test"),
         ("cells", lambda f: pd.concat([f, f[f["split"] == "test"]]), "more than once"),
         ("references", lambda f: pd.concat([f, f]), "more than once"),
         ("references", lambda f: f.assign(reference="luck"), "reference holds .*luck"),

@@ -170,8 +170,8 @@ class SweepResult:
         _check_unique("chosen cells", chosen, list(PAIR_COLUMNS))
         if self.selected_on == "validation" and (is_test & ~self.cells["is_chosen"]).any():
             raise ResultError(
-                "cells has test rows that were not chosen although select is 'validation': test is scored once, "
-                "for the chosen point"
+                "cells has test rows that were not chosen although select is 'validation': of the points that a pair was searched by, only "
+                "the chosen one is scored on test"
             )
 
     @property
