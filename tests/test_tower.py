@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import QuickGELU
 
 from core import tower
 
@@ -76,3 +77,20 @@ def test_the_product_takes_rows_that_do_not_lie_together_and_weights_without_bia
     torch.testing.assert_close(out, inputs @ weight.t(), atol=1e-6, rtol=0)
     (gradient,) = torch.autograd.grad(out.sum(), inputs)
     torch.testing.assert_close(gradient, weight.sum(0).expand_as(inputs), atol=1e-6, rtol=0)
+
+
+def test_the_gelu_that_onednn_takes_with_the_product_before_it_is_torchs(base):
+    """Without a gradient alone; in float32 to the last bit, where neither product sums in another order."""
+    mlp = copy.deepcopy(base.visual.transformer.resblocks[0].mlp).requires_grad_(True)
+    tokens = torch.randn(3, 50, 96, generator=torch.Generator().manual_seed(0))
+    plain = tower._mlp(mlp, tokens)  # with a gradient: GELU by itself
+    assert plain.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(tower._mlp(mlp, tokens), plain, atol=1e-6, rtol=0)
+        expected = copy.deepcopy(mlp).double()(tokens.double())
+        low = tower._mlp(copy.deepcopy(mlp).bfloat16(), tokens.bfloat16()).double()
+        assert (low - expected).abs().max() < 0.02 * expected.abs().max()
+        quick = copy.deepcopy(mlp)
+        quick.gelu = QuickGELU()  # another function, which must not be taken for it
+        torch.testing.assert_close(tower._mlp(quick, tokens), quick(tokens), atol=1e-5, rtol=0)
+        assert (quick(tokens) - plain).abs().max() > 1e-3

@@ -1,9 +1,9 @@
 """Values v(S) of a classifier's game on a picture, for many coalitions at once, exactly as the plain masked forward pass gives them.
 
 The players are the M patches. A patch outside S is replaced by the data set's mean colour (`fill=mean`), or its token is left out
-(`fill=drop`: another game, with shorter sequences). Patches do not overlap, so both are exact in token space, and three things are
-computed once instead of once a coalition: the patch embeddings, the first block's query, key and value of each patch in its two
-states, and (since only the CLS feature is read) nothing but the CLS row of the last block.
+(`fill=drop`: another game, with shorter sequences). Patches do not overlap, so both are exact in token space, and two things are
+computed once instead of once a coalition: the patch embeddings, and the first block's query, key and value of each patch in its two
+states. Of the last block only the CLS row is computed, since nothing else is read.
 """
 
 from __future__ import annotations
@@ -111,9 +111,14 @@ class CoalitionEvaluator:
         out = torch.empty(len(inputs), len(coalitions), device=inputs.device)
         if self.fill == "mean":
             fill = self._states(first, embed(self.tower, torch.zeros_like(inputs[:1], dtype=self.dtype)))[0]  # [T, 4 D]
+            num_tokens = len(fill)
+            # Rows of a table, the filled picture's first and then each picture's, are gathered in a quarter of the time of a `where`.
+            table = torch.cat([fill, states.flatten(0, 1)])
+            own = torch.arange(1, len(inputs) + 1, device=inputs.device) * num_tokens  # where each picture's rows begin
+            row = torch.arange(num_tokens, device=inputs.device)
             for n, p in self._batches(len(inputs), len(coalitions)):
-                tokens = torch.where(is_present[p, :, None], states[n, None], fill)
-                out[n, p] = self._value(self._cls_features(tokens.flatten(0, 1)), class_ids[n])
+                rows = row + is_present[p] * own[n, None, None]  # [N', P', T]
+                out[n, p] = self._value(self._cls_features(F.embedding(rows.flatten(0, 1), table)), class_ids[n])
             return out
         sizes = is_present.sum(1)
         for size in sizes.unique().tolist():

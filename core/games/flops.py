@@ -19,12 +19,13 @@ def flops_per_evaluation(visual: ImageTower, fill: Fill = "mean") -> float:
     tokens = num_patches + 1 if fill == "mean" else num_patches / 2 + 1
     project, attend, mlp = 2 * width * width, 4 * tokens * width, 4 * width * hidden  # a token
     total = 0.0
-    for j in range(len(blocks)):
+    for j, block in enumerate(blocks):
         is_first, is_last = j == 0, j == len(blocks) - 1
         rows = 1 if is_last else tokens  # the last block's queries, output and MLP are for CLS alone
-        total += rows * (attend + project + mlp)
-        if not is_first:
-            total += rows * project + tokens * 2 * project  # query; key and value
+        if is_last and not is_first:  # each head attends to whole tokens, so that none has a key or a value
+            total += block.attn.num_heads * attend + 4 * project + mlp
+        else:
+            total += rows * (attend + project + mlp) + (0 if is_first else rows * 3 * project)
     return total + 2 * width * visual.proj.shape[1]
 
 

@@ -53,7 +53,7 @@ class BaseModel(Stage):
     """Load the base model on a worker and keep what the plan needs of it. Not an input of others: they depend on its fingerprint."""
 
     kind = "base"
-    version = 1
+    version = 2
 
     description: BaseDescription
 
