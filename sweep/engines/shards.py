@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 import ray.data
 import torch
+from ray.util.annotations import RayDeprecationWarning
 
 from sweep.engines.cluster import Workers
 from sweep.engines.job import MAX_LOSSES, OnDone, Work, WorkLostError, attempt
@@ -74,14 +76,17 @@ def run_shards(works: Sequence[Work], store: Store, workers: Workers, on_done: O
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.actor_task_retry_on_errors = False
-    published = ray.data.from_items([{"shard": i} for i in range(len(works))], override_num_blocks=len(works)).map(
-        ShardActor,  # type: ignore[arg-type]
-        fn_constructor_args=(tuple(works), store, workers.threads),
-        compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(works)), max_tasks_in_flight_per_actor=2),
-        num_cpus=workers.num_cpus,
-        num_gpus=workers.num_gpus or None,
-        max_task_retries=MAX_LOSSES,  # of one shard; an actor may be replaced any number of times
-    )
+    with warnings.catch_warnings():
+        # Only so can the retries of one shard be bounded, until Ray 2.64 takes it away (pyproject.toml).
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        published = ray.data.from_items([{"shard": i} for i in range(len(works))], override_num_blocks=len(works)).map(
+            ShardActor,  # type: ignore[arg-type]
+            fn_constructor_args=(tuple(works), store, workers.threads),
+            compute=ray.data.ActorPoolStrategy(size=min(workers.number, len(works)), max_tasks_in_flight_per_actor=2),
+            num_cpus=workers.num_cpus,
+            num_gpus=workers.num_gpus or None,
+            max_task_retries=MAX_LOSSES,  # of one shard; an actor may be replaced any number of times
+        )
     for row in _rows(published):
         outcome = row["outcome"]
         if outcome.error is not None:
