@@ -78,7 +78,7 @@ def _mlp(mlp: Any, tokens: Tensor) -> Tensor:
     weight, bias = mlp.c_fc.weight, mlp.c_fc.bias
     if _fuses_gelu(mlp.gelu, tokens, weight):
         rows = tokens.reshape(-1, tokens.shape[-1]).contiguous()
-        hidden = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu", [], "none").view(*tokens.shape[:-1], -1)
+        hidden = _product(rows, weight, bias, gelu=True).view(*tokens.shape[:-1], -1)
     else:
         hidden = mlp.gelu(linear(tokens, weight, bias))
     return linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias)
@@ -91,8 +91,9 @@ def _fuses_gelu(activation: Any, inputs: Tensor, weight: Tensor) -> bool:
     """
     if torch.is_grad_enabled() or not (_HAS_ONEDNN and inputs.device.type == "cpu") or torch.is_autocast_enabled("cpu"):
         return False
-    exact = isinstance(activation, torch.nn.GELU) and activation.approximate == "none"
-    return exact and inputs.dtype == weight.dtype and (inputs.dtype == torch.float32 or _is_fast_bfloat16(inputs.dtype))
+    if not (isinstance(activation, torch.nn.GELU) and activation.approximate == "none" and inputs.dtype == weight.dtype):
+        return False
+    return inputs.dtype == torch.float32 or (inputs.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -119,13 +120,10 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _is_fast_bfloat16(dtype: torch.dtype) -> bool:
-    return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a @ b.T + bias by oneDNN. a [R, D], b [E, D] -> [R, E]"""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """a @ b.T + bias by oneDNN, or GELU of it. a [R, D], b [E, D] -> [R, E]"""
+    activation, kind = ("gelu", "none") if gelu else ("none", "")  # kind none: by the error function, not approximated by tanh
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, activation, [], kind)
     return out
 
 

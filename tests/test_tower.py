@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU
 
 from core import tower
+from core.clip_library import open_clip
 
 
 @pytest.mark.parametrize("name", ["miniature", "ViT-S/32"])
@@ -80,7 +80,7 @@ def test_the_product_takes_rows_that_do_not_lie_together_and_weights_without_bia
 
 
 def test_the_gelu_that_onednn_takes_with_the_product_before_it_is_torchs(base):
-    """Without a gradient alone; in float32 to the last bit, where neither product sums in another order."""
+    """It takes it without a gradient alone."""
     mlp = copy.deepcopy(base.visual.transformer.resblocks[0].mlp).requires_grad_(True)
     tokens = torch.randn(3, 50, 96, generator=torch.Generator().manual_seed(0))
     plain = tower._mlp(mlp, tokens)  # with a gradient: GELU by itself
@@ -91,6 +91,6 @@ def test_the_gelu_that_onednn_takes_with_the_product_before_it_is_torchs(base):
         low = tower._mlp(copy.deepcopy(mlp).bfloat16(), tokens.bfloat16()).double()
         assert (low - expected).abs().max() < 0.02 * expected.abs().max()
         quick = copy.deepcopy(mlp)
-        quick.gelu = QuickGELU()  # another function, which must not be taken for it
+        quick.gelu = open_clip().transformer.QuickGELU()  # another function, which must not be taken for it
         torch.testing.assert_close(tower._mlp(quick, tokens), quick(tokens), atol=1e-5, rtol=0)
         assert (quick(tokens) - plain).abs().max() > 1e-3
