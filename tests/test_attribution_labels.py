@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from patience import PATIENCE_S
 
 from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings, perturbations, precision_shift
-from core.games.coalition_values import CoalitionEvaluator
+from core.games.coalition_values import CoalitionEvaluator, is_out_of_memory
 from core.shapley.kernel_shap import sample_coalitions
 
 
@@ -176,6 +176,13 @@ def test_out_of_memory_halves_the_batch_and_goes_on():
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, cwd=here, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "out of memory: the label engine goes on with batches of" in done.stderr
+
+
+def test_the_words_for_no_memory_and_no_others():
+    """Which of them one meets depends on the processor and on where memory ends."""
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("could not create a primitive")):
+        assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_labels_agree_with_the_shap_library_within_sampling_error(signs, sign_classifier):

@@ -62,7 +62,7 @@ class CoalitionEvaluator:
             try:
                 out = self._values(inputs, class_ids, coalitions)
                 break
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
             self.batch_size //= 2
@@ -156,9 +156,15 @@ class CoalitionEvaluator:
         return self.game.of_features(cls.unflatten(0, (len(class_ids), -1)), class_ids, self.head, self.logit_scale)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch says that memory could not be had, on a GPU or the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error under torch says that memory could not be had, on a GPU or the CPU.
+
+    oneDNN's "could not create a primitive" is taken for one: it gives no reason, and on some processors says no more where memory ends.
+    """
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(said in str(error) for said in _SAID_ON_A_CPU)
+
+
+_SAID_ON_A_CPU = ("can't allocate memory", "could not create a primitive", "could not execute a primitive")
 
 
 def _cast(visual: ImageTower, dtype: torch.dtype) -> ImageTower:
