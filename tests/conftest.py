@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket; and the slowest
 # of the others. `make test` runs the first group, the next two, and the other tests, side by side.
 GROUPS = {
-    "engines": ("test_quality.py", "test_end_to_end.py", "test_own_image_sets.py"),
+    "engines": ("test_quality.py", "test_end_to_end.py"),
     "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py", "test_outages.py"),
     "slow": ("test_label_learning.py", "test_report.py", "test_extending.py", "test_imagenet_path.py", "test_real_pictures.py"),
 }

@@ -52,7 +52,7 @@ OPTUNA = [*SMALL, "--search", "optuna", "--num-trials", "3"]
 LEARNING = [
     *("--validation-share", "0.1"),
     *("--num-steps", "2", "--max-train-pictures", "74", "--max-test-pictures", "12", "--budget", "104", "--test-budget", "104"),
-    *("--estimator", "calibrated", "--calibration-budget", "102"),
+    *("--estimator", "calibrated", "--calibration-budget", "128"),
 ]
 
 

@@ -1,13 +1,18 @@
-"""A sweep over the user's own image sets on the real engines: Parquet and an image folder, of any size, colour and number of classes."""
+"""A sweep over the user's own image sets: Parquet and an image folder, of any size, colour and number of classes.
+
+Without Ray, as stages do not know who runs them: such a sweep on the engines is in test_end_to_end.py, such files in test_label_kills.py.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from test_end_to_end import TINY, cells, runs, sweep
+from in_process import engines_here
+from test_end_to_end import TINY, cells, runs
 
 from core.data.domains import read_domain
+from sweep import run as command_line
 from sweep.store.artifacts import Store
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -31,14 +36,17 @@ def sample(name: str, directory: Path, num_classes: int, per_class: int) -> Path
 
 
 @needs_data
-def test_own_image_sets_of_any_size_colour_and_number_of_classes(tmp_path):
+def test_own_image_sets_of_any_size_colour_and_number_of_classes(tmp_path, monkeypatch, capsys):
     """MNIST (grey, 10 classes) and CIFAR-100 (100 classes) as Parquet, textures as an image folder with a broken picture."""
     textures = sample("dtd", tmp_path / "dtd", num_classes=4, per_class=14)
-    output, _ = sweep(
-        tmp_path, "--domains", str(DATA / "mnist"), str(DATA / "cifar100"), str(textures), "--targets", "cifar100", *TINY,
-        "--alphas", "0.5", "--search", "optuna", "--lambdas", "0,1.2", "--num-trials", "5", "--max-corrupt-share", "0.05", "--workers", "1",
-    )  # fmt: skip
-    assert "dtd: 1 pictures cannot be read" in output
+    monkeypatch.chdir(tmp_path)
+    engines_here(monkeypatch)
+    command = [
+        "all_pairs", "--domains", str(DATA / "mnist"), str(DATA / "cifar100"), str(textures), "--targets", "cifar100", *TINY,
+        "--alphas", "0.5", "--search", "optuna", "--lambdas", "0,1.2", "--num-trials", "5", "--max-corrupt-share", "0.05",
+    ]  # fmt: skip
+    assert command_line.main(command) == 0
+    assert "dtd: 1 pictures cannot be read" in "".join(capsys.readouterr())
     table = cells(tmp_path)
     assert set(table["source_domain"]) == {"mnist", "dtd"}
     assert (table["split"] == "test").sum() == 2

@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.engines import interruption
-from sweep.engines.cluster import Workers
+from sweep.engines.cluster import Workers, set_up_train
 from sweep.engines.job import OnDone, Outcome, Work, WorkLostError, attempt, attempt_together, through_outages
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
@@ -164,6 +164,7 @@ class Lost:
 
 
 def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) -> Lost | Outcome:
+    set_up_train()
     # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
     name = f"{works[0].key[:12]}-{time.time_ns():x}"
     scratch = f"ray_train-{name}"
