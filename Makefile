@@ -1,23 +1,32 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -q -rs --durations=8
 
 # `make run` and `make test` set up a virtual environment with the pinned versions first; see README.md.
-.PHONY: run test clean
+.PHONY: run test lint types clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m sweep.run all_pairs
 
+# Three groups of tests at a time, the longest first; each has a log of its own, which is shown when it is done.
 test: $(VENV)/installed
+	@$(MAKE) --no-print-directory -k -j3 lint types quick_tests engine_tests loss_tests slow_tests waiting_tests
+
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
+
+types: $(VENV)/installed
 	$(BIN)/mypy
-	@$(PYTEST) -m "not engines and not losses and not slow" >$(VENV)/quick_tests.log 2>&1 & quick=$$!; \
-	$(PYTEST) -m "losses or slow" >$(VENV)/loss_tests.log 2>&1 & losses=$$!; \
-	trap 'kill $$quick $$losses' INT TERM; \
-	$(PYTEST) -m engines; engines=$$?; \
-	wait $$losses; lost=$$?; cat $(VENV)/loss_tests.log; \
-	wait $$quick; others=$$?; cat $(VENV)/quick_tests.log; exit $$((engines | lost | others))
+
+quick_tests: MARK = not engines and not losses and not waiting and not slow
+engine_tests: MARK = engines
+loss_tests: MARK = losses
+waiting_tests: MARK = waiting
+slow_tests: MARK = slow
+
+%_tests: $(VENV)/installed
+	@echo "$@: running ($(VENV)/$@.log)"
+	@$(BIN)/python -m pytest -q -rs --durations=8 -m "$(MARK)" >$(VENV)/$@.log 2>&1; code=$$?; cat $(VENV)/$@.log; exit $$code
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

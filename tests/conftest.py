@@ -28,11 +28,12 @@ from sweep.record.tracker import Tracker
 if TYPE_CHECKING:
     from stage_outputs import WatchedPipeline
 
-# Tests that start Ray: those that fill two cores, and those that mostly wait, for losses to be noticed and for a bucket; and the slowest
-# of the others. `make test` runs the first group, the next two, and the other tests, side by side.
+# Tests that start Ray: those that fill two cores, those that wait for losses to be noticed, those that wait for a bucket or for workers;
+# and the slowest of the others. `make test` runs three groups at a time.
 GROUPS = {
     "engines": ("test_quality.py", "test_end_to_end.py"),
-    "losses": ("test_label_kills.py", "test_cluster_of_nodes.py", "test_workers_of_a_model.py", "test_outages.py"),
+    "losses": ("test_cluster_of_nodes.py", "test_label_kills.py"),
+    "waiting": ("test_workers_of_a_model.py", "test_outages.py"),
     "slow": ("test_label_learning.py", "test_report.py", "test_extending.py", "test_imagenet_path.py", "test_real_pictures.py"),
 }
 

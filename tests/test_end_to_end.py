@@ -28,7 +28,7 @@ from sweep.store.artifacts import Store
 TINY = [
     *("--validation-share", "0.1"),
     *("--num-steps", "20", "--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8"),
-    *("--budget", "128", "--test-budget", "256", "--precision", "float32", "--workers", "2"),
+    *("--budget", "128", "--test-budget", "256", "--precision", "float32", "--threads-per-worker", "1"),
     *("--search", "grid", "--lambdas", "0,0.4,0.8,1.2"),
 ]
 GUARD = Path(__file__).parent / "driver_without_models.py"
@@ -121,17 +121,17 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     nothing_runs = lambda: all(run.info.status != "RUNNING" for run in runs(directory))  # noqa: E731
     seen: dict[str, dict] = {}
 
-    def started() -> subprocess.Popen[str]:
-        return start(directory, *DIGITS, *TINY, "--alphas", "0.5")
+    def started(num_workers: int) -> subprocess.Popen[str]:
+        return start(directory, *DIGITS, *TINY, "--alphas", "0.5", "--workers", str(num_workers))
 
     def finished_artifacts_are_not_touched() -> None:
         now = manifests(directory)
         assert {k: now[k] for k in seen} == seen
         seen.update(now)
 
-    interrupted = started()
+    interrupted = started(1)
     wait_for(lambda: manifests(directory), interrupted)
-    killed = started()
+    killed = started(1)
     wait_for(lambda: training_workers(interrupted), interrupted)
     interrupted.send_signal(signal.SIGINT)
     output, _ = interrupted.communicate(timeout=PATIENCE_S)
@@ -143,7 +143,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     assert {run.info.status for run in runs(directory, "sweep")} == {"KILLED"}
     finished_artifacts_are_not_touched()
 
-    robbed = started()
+    robbed = started(2)
     wait_for(lambda: count("label_set") == 8 and training_workers(robbed), robbed)
     for worker in training_workers(robbed):
         worker.kill()
@@ -152,7 +152,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     wait_for(nothing_runs, None)
     finished_artifacts_are_not_touched()
 
-    last_output, _ = sweep(directory, *DIGITS, *TINY, "--alphas", "0.5")
+    last_output, _ = sweep(directory, *DIGITS, *TINY, "--alphas", "0.5", "--workers", "1")
     finished_artifacts_are_not_touched()
     stages = [m["stage"] for m in seen.values()]
     assert (stages.count("finetune"), stages.count("pair"), stages.count("result")) == (4, 2, 1)

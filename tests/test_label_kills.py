@@ -37,8 +37,8 @@ def data(tmp_path_factory) -> Path:
     return directory
 
 
-def start(out: Path, data: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(GUARD), *arguments(data, out, "--workers", "2", *TOLERANT)]
+def start(out: Path, data: Path, num_workers: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(GUARD), *arguments(data, out, "--workers", str(num_workers), "--threads-per-worker", "1", *TOLERANT)]
     environment = {**os.environ, "PYTHONPATH": str(GUARD.parent.parent)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
@@ -80,13 +80,13 @@ class Labelled:
 def labelled(data, tmp_path_factory) -> Labelled:
     out = tmp_path_factory.mktemp("labels") / "out"
     finished = lambda: sorted((out / "data").glob("*.parquet")) if (out / "data").exists() else []  # noqa: E731
-    killed = start(out, data)
+    killed = start(out, data, 1)
     wait_for(lambda: len(finished()) >= 2, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     killed.stdout.close()
     files, stored = {path.name: path.read_bytes() for path in finished()}, artifacts(out)
-    continued = start(out, data)
+    continued = start(out, data, 2)
     wait_for(lambda: actors_of(continued), continued)
     number = len(finished())  # those of the first run, and what it had labelled and not yet exported
     wait_for(lambda: len(finished()) > number, continued)
