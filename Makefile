@@ -10,7 +10,7 @@ run: $(VENV)/installed
 
 # Three groups of tests at a time, the longest first; each has a log of its own, which is shown when it is done.
 test: $(VENV)/installed
-	@$(MAKE) --no-print-directory -k -j3 lint types quick_tests engine_tests loss_tests slow_tests waiting_tests
+	@$(MAKE) --no-print-directory -k -j3 lint types quick_tests engine_tests quality_tests loss_tests slow_tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -18,10 +18,10 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-quick_tests: MARK = not engines and not losses and not waiting and not slow
+quick_tests: MARK = not engines and not losses and not quality and not slow
 engine_tests: MARK = engines
 loss_tests: MARK = losses
-waiting_tests: MARK = waiting
+quality_tests: MARK = quality
 slow_tests: MARK = slow
 
 %_tests: $(VENV)/installed

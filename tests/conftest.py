@@ -28,12 +28,12 @@ from sweep.record.tracker import Tracker
 if TYPE_CHECKING:
     from stage_outputs import WatchedPipeline
 
-# Tests that start Ray: those that fill two cores, those that wait for losses to be noticed, those that wait for a bucket or for workers;
-# and the slowest of the others. `make test` runs three groups at a time.
+# Tests that start Ray: whole sweeps, and what kills, outages and models of several workers do to their parts; then the one that trains for
+# minutes, and the slowest of the others. `make test` runs three groups at a time.
 GROUPS = {
-    "engines": ("test_quality.py", "test_end_to_end.py"),
-    "losses": ("test_cluster_of_nodes.py", "test_label_kills.py"),
-    "waiting": ("test_workers_of_a_model.py", "test_outages.py"),
+    "engines": ("test_end_to_end.py", "test_cluster_of_nodes.py"),
+    "losses": ("test_label_kills.py", "test_workers_of_a_model.py", "test_outages.py"),
+    "quality": ("test_quality.py",),
     "slow": ("test_label_learning.py", "test_report.py", "test_extending.py", "test_imagenet_path.py", "test_real_pictures.py"),
 }
 

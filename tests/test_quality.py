@@ -1,4 +1,7 @@
-"""Five domains of the miniature suite, one alpha, two targets: explanation is really learnt and really transferred."""
+"""Five domains of the miniature suite, one alpha, two targets: explanation is really learnt and really transferred.
+
+Without Ray: that sweeps come to the same numbers on the engines is in test_end_to_end.py, one with Optuna in test_cluster_of_nodes.py.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from in_process import engines_here
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from test_end_to_end import client, runs, sweep
+from test_end_to_end import client, runs
 
 from core.statistics import pearson
+from sweep import run as command_line
 from sweep.store.artifacts import Store
 
 DOMAINS = ("land_cover", "traffic_signs", "aerial_objects", "scenes", "street_digits")
@@ -25,7 +30,10 @@ def directory(tmp_path_factory) -> Path:
     chosen = ["--suite", "miniature", "--domains", *DOMAINS, "--targets", *TARGETS]
     chosen += ["--max-train-pictures", "425", "--validation-share", repr(200 / 425)]  # half the suite's training pictures: half the labels
     chosen += ["--test-budget", "224"]
-    sweep(directory, *chosen, "--alphas", "0.2", "--num-trials", "8", *sources, *steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        engines_here(patch)
+        assert command_line.main(["all_pairs", *chosen, "--alphas", "0.2", "--num-trials", "8", *sources, *steps]) == 0
     return directory
 
 
