@@ -28,6 +28,7 @@ SWEEP = [
     *("--max-train-pictures", "60", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "104", "--test-budget", "104"),
     *("--precision", "float32", "--search", "optuna", "--lambdas", "0,1.2", "--num-trials", "3"),
 ]
+GUARD = Path(__file__).parent / "driver_without_models.py"
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 
 
@@ -88,10 +89,10 @@ class Cluster:
         return Node(self.directory / name, self.environment, f"--address={self.address}", "--num-cpus=3")
 
     def run(self, *arguments: str) -> subprocess.Popen[str]:
-        """`python -m sweep.run` on the head's machine."""
+        """`python -m sweep.run` on the head's machine, in a process that can build no model."""
         home = self.directory / "head"
         return subprocess.Popen(
-            [sys.executable, "-m", "sweep.run", *arguments, "--address", self.address, "--workers", "2", "--device", "cpu"],
+            [sys.executable, str(GUARD), *arguments, "--address", self.address, "--workers", "2", "--device", "cpu"],
             cwd=home,
             env={**self.environment, "XDG_CACHE_HOME": str(home / "cache"), "PYTHONPATH": str(Path(__file__).parent.parent)},
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The guard of driver_without_models.py, which test_end_to_end.py runs its sweep under, lets no driver do a worker's work."""
+"""The guard of driver_without_models.py, which the sweeps on Ray run under, lets no driver do a worker's work."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sweep import run
 
 with pytest.MonkeyPatch.context() as patch:
     engines_here(patch)
-    code = run.main(["all_pairs", "--suite", "miniature", "--dry-run"])
-    print("the dry run ended with", code, flush=True)
+    for command in ("all_pairs", "universal"):
+        print("the dry run of", command, "ended with", run.main([command, "--suite", "miniature", "--dry-run"]), flush=True)
     run.main(["label", "--data", "noise", "--model", "miniature", "--out", "out"])
 """
 
@@ -35,5 +35,6 @@ def test_a_dry_run_passes_the_guard_and_a_driver_that_does_a_workers_work_is_cau
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=PATIENCE_S
     )
-    assert "9 domains" in done.stdout and "the dry run ended with 0" in done.stdout, done.stderr
+    assert "9 domains" in done.stdout, done.stderr
+    assert all(f"the dry run of {command} ended with 0" in done.stdout for command in ("all_pairs", "universal")), done.stdout
     assert done.returncode == 1 and "DriverAtWork: the driver called core.model.load_base" in done.stderr

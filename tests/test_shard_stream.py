@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -11,6 +10,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
+from patience import wait_for
 from test_finetune import RECIPE, Killed, kill_at_5, same_weights, trained
 
 from core.checkpoints import FileCheckpoint
@@ -127,9 +127,7 @@ def test_two_windows_are_open_and_none_at_the_end_however_it_ends(base, tmp_path
     stream, log = stream_of(base, tmp_path, SIZES, window=2)
     batches = stream.batches(3, 22, seed=0)
     next(batches)
-    patience = time.monotonic() + 60
-    while len(log) < 4 and time.monotonic() < patience:  # the window of the step, and the next, which comes while the step is computed
-        time.sleep(0.01)
+    wait_for(lambda: len(log) == 4)  # the window of the step, and the next, which comes while the step is computed
     assert [what for what, _ in log] == ["opened"] * 4
     assert len(list(batches)) == 21
     num_open = list(accumulate({"opened": 1, "closed": -1}[what] for what, _ in log))

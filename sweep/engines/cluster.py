@@ -69,7 +69,7 @@ def connected(
     threads_per_worker: None shares this machine's cores out, and gives a cluster's workers one each.
     Raises ConfigError when the address does not answer or the cluster has no GPU for a sweep on `cuda`.
     """
-    set_up_train()
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs keeps its environment
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep, not one stage of it
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's tables: the sweep has its own progress
@@ -105,13 +105,6 @@ def connected(
         yield replace(found, threads=threads_per_worker) if threads_per_worker else found
     finally:
         ray.shutdown()
-
-
-def set_up_train() -> None:
-    """Settings of Ray Train for the fits that this process begins: the processes of a cluster that was there before do not inherit them."""
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # losses are the sweep's own matter, and it costs a process
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon Ray Train sees that a fit is done
 
 
 def patiently(start: Callable[[], object], attempts: int = 3) -> None:

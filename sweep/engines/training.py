@@ -11,6 +11,7 @@ Checkpoints and the model go to the store, not through Ray Train, so that no wor
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.engines import interruption
-from sweep.engines.cluster import Workers, set_up_train
+from sweep.engines.cluster import Workers
 from sweep.engines.job import OnDone, Outcome, Work, WorkLostError, attempt, attempt_together, through_outages
 from sweep.engines.progress import Progress
 from sweep.store.artifacts import Store
@@ -164,7 +165,9 @@ class Lost:
 
 
 def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) -> Lost | Outcome:
-    set_up_train()
+    # Here, not in the driver: the processes of a cluster that was there before inherit nothing from it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # losses are the sweep's own matter, and it costs a process
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon Ray Train sees that a fit is done
     # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
     name = f"{works[0].key[:12]}-{time.time_ns():x}"
     scratch = f"ray_train-{name}"
