@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from patience import PATIENCE_S
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
 from sweep.engines import job, training, trials
 from sweep.engines.cluster import Workers, connected
@@ -33,23 +35,29 @@ class Written:
         )
 
 
-@pytest.fixture
-def server(monkeypatch) -> Iterator[SimpleNamespace]:
-    """A stand-in for S3 that can be stopped and started again: buckets and what is in them outlive it."""
+@pytest.fixture(scope="module")
+def module_patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def server(module_patch) -> Iterator[SimpleNamespace]:
+    """A stand-in for S3 that can be stopped and started again: buckets and what is in them outlive it. Tests leave it started."""
     moto_server = pytest.importorskip("moto.server", reason="moto is a test dependency")
     boto3 = pytest.importorskip("boto3", reason="boto3 is a test dependency")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    module_patch.setenv("AWS_ACCESS_KEY_ID", "test")
+    module_patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    module_patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    module_patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     boto3.client("s3").create_bucket(Bucket="outages")
     s3fs = pytest.importorskip("s3fs").S3FileSystem
     s3fs.clear_instance_cache()
-    monkeypatch.setattr(s3fs, "retries", 1)  # its own and its client's take ten seconds a call
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    module_patch.setattr(s3fs, "retries", 1)  # its own and its client's take ten seconds a call
+    module_patch.setenv("AWS_MAX_ATTEMPTS", "1")
 
     def start() -> None:
         nonlocal running
@@ -101,10 +109,10 @@ class Stopping:
             self.server.start()
 
 
-@pytest.fixture
-def workers(monkeypatch) -> Iterator[Workers]:
-    """One worker, which finds this file."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+@pytest.fixture(scope="module")
+def workers(server, module_patch) -> Iterator[Workers]:
+    """One worker, which finds this file and the bucket."""
+    module_patch.setenv("PYTHONPATH", str(Path(__file__).parent))
     with connected("local", "cpu", 1) as found:
         yield found
 
@@ -213,6 +221,26 @@ def test_losses_of_long_fits_never_end_a_sweep_and_quick_ones_do(monkeypatch, li
         with pytest.raises(job.WorkLostError, match="trainings died, 80 times.*taken back.*--workers"):
             trainings.run()
         assert fit.begun < num_workers * num_events
+
+
+def test_what_a_lost_fit_had_reserved_is_given_back_before_another_begins(workers, tmp_path, monkeypatch):
+    """Where Ray's controller of a fit died. A machine's only GPU would stay reserved, and nothing begin any more."""
+    reserved: list[PlacementGroup] = []
+
+    class Fit(LostFit):
+        def __init__(self, num_workers: int, works: list, store: Store, workers: Workers) -> None:
+            super().__init__(num_workers, works, store, workers)
+            if reserved:
+                assert placement_group_table(reserved[0])["state"] == "REMOVED"
+                works[0].publish(store)
+            else:
+                reserved.append(placement_group([{"CPU": 1}]))
+                ray.get(reserved[0].ready())
+
+    monkeypatch.setattr(training, "_Fit", Fit)
+    done: list[Any] = []
+    training.run_trainings([Written()], Store(str(tmp_path / "store")), workers, done.append)
+    assert Fit.begun == 2 and len(done) == 1
 
 
 def test_a_lost_worker_is_told_with_what_it_computed(tmp_path: Path):

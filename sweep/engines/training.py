@@ -21,6 +21,7 @@ import ray
 import torch
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.engines import interruption
@@ -58,12 +59,16 @@ class _Trainings:
         self._progress = Progress("finetune", len(works), "models")
         self._fits: list[_Fit] = []
         self._num_quick_losses = 0
+        self._is_held = False
+        """Whether lost fits may hold a part of this machine."""
 
     def run(self) -> None:
-        while self._missing:
+        while self._missing or self._is_held:
             self._take_off_finished()
             self._collect_fits()
-            self._start_fits()
+            self._give_back()
+            if not self._is_held:
+                self._start_fits()
             time.sleep(POLL_S)
             interruption.check()
 
@@ -79,6 +84,7 @@ class _Trainings:
             self._fits.remove(fit)
             outcome = fit.outcome
             if isinstance(outcome, Lost):
+                self._is_held = self._workers.is_one_machine
                 self._num_quick_losses += fit.seconds < QUICK_S
                 _log.info("a fit was lost and is begun again: %s", outcome.reason)
                 most = MAX_QUICK_LOSSES * (1 if self._workers.is_one_machine else self._workers.number)
@@ -86,6 +92,18 @@ class _Trainings:
                     raise WorkLostError.of("trainings", outcome.reason, most) from outcome.reason
             elif outcome.error is not None:
                 raise outcome.error
+
+    def _give_back(self) -> None:
+        """What fits reserved whose controller died before it could give it back: on a cluster Ray keeps a process a fit for that.
+
+        On this machine it is done when no fit runs: then nothing in this Ray, which is this run's alone, has anything reserved.
+        """
+        if not self._is_held or self._fits:
+            return
+        for key, reserved in placement_group_table().items():
+            if reserved["state"] != "REMOVED":
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(key))))
+        self._is_held = False
 
     def _start_fits(self) -> None:
         """As many workers as there is work for that nobody has begun; first for models of several, which are the long ones."""
@@ -178,7 +196,7 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
         run_config=RunConfig(name=name, storage_path=store.scratch(scratch), failure_config=FailureConfig(max_failures=0)),
     )
     if workers.is_one_machine:
-        trainer.unused |= {"PlacementGroupCleanerCallback"}  # it frees what a lost controller held: here that ends with Ray
+        trainer.unused |= {"PlacementGroupCleanerCallback"}  # a process for what `_give_back` does
     try:
         trainer.fit()
     except WorkerGroupError as error:
