@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.checkpoints import Checkpoint
+from core.compiler import compiler_deferred
 from core.data_parallel import DataParallel
 from core.losses import classification_loss, combined_loss, explanation_loss
 from core.model import SelfExplainingClassifier
@@ -74,6 +75,7 @@ class Progress:
     explanation_loss: float | None
 
 
+@compiler_deferred()
 def finetune(
     classifier: SelfExplainingClassifier,
     data: BatchSource,

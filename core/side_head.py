@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from core.compiler import compiler_deferred
 from core.finetune import Recipe, make_optimizer
 from core.losses import explanation_loss
 from core.model import SelfExplainingClassifier
@@ -70,6 +71,7 @@ class SideHead(nn.Module):
         return found
 
 
+@compiler_deferred()
 def fit_side_head(classifier: SelfExplainingClassifier, data: TrainingData, recipe: Recipe) -> tuple[SideHead, list[float]]:
     """Train a side head by eq. 5 on the labels of `data`; gives it with the losses of some 100 steps.
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from core.compiler import compiler_deferred
 from core.merging.depths import depths
 from core.task_vectors import TaskVector, TaskVectorError, Weights, check_same_weights
 
@@ -42,6 +43,7 @@ class Coefficients:
         return TaskVector(_combined(vectors, self.values, self.columns_of), vectors[0].base_fingerprint)
 
 
+@compiler_deferred()
 def fit_coefficients(
     start: Weights,
     vectors: Sequence[TaskVector],

@@ -1,6 +1,7 @@
 """Digits and letters: house-number digits in a font, and handwritten ones on black."""
 
 from functools import lru_cache
+from importlib.metadata import distribution
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -67,11 +68,10 @@ def handwritten_sources(digit: int, *, is_test: bool) -> np.ndarray:
 @lru_cache
 def _handwritten_images() -> tuple[np.ndarray, np.ndarray]:
     """uint8 [1797, 8, 8] and int64 [1797]."""
-    # Imported here because it takes a second and only one domain needs it.
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    return (source.images / 16 * 255).clip(0, 255).astype(np.uint8), source.target.astype(np.int64)
+    # scikit-learn's `load_digits` reads this file; importing it takes a second in every process that draws.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    rows = np.loadtxt(str(file), delimiter=",")
+    return (rows[:, :-1].reshape(-1, 8, 8) / 16 * 255).clip(0, 255).astype(np.uint8), rows[:, -1].astype(np.int64)
 
 
 def draw_character(rng: Rng, character: str) -> Image.Image:
