@@ -10,7 +10,7 @@ run: $(VENV)/installed
 
 # Three groups of tests at a time, the longest first; each has a log of its own, which is shown when it is done.
 test: $(VENV)/installed
-	@$(MAKE) --no-print-directory -k -j3 lint types quick_tests engine_tests quality_tests loss_tests slow_tests
+	@$(MAKE) --no-print-directory -k -j3 lint types quick_tests engine_tests quality_tests loss_tests slow_tests sweep_tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -18,11 +18,12 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-quick_tests: MARK = not engines and not losses and not quality and not slow
+quick_tests: MARK = not engines and not losses and not quality and not slow and not sweeps
 engine_tests: MARK = engines
 loss_tests: MARK = losses
 quality_tests: MARK = quality
 slow_tests: MARK = slow
+sweep_tests: MARK = sweeps
 
 %_tests: $(VENV)/installed
 	@echo "$@: running ($(VENV)/$@.log)"

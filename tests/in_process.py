@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ from sweep.engines.scheduler import missing
 from sweep.stages.base import BaseModel
 from sweep.stages.graph import SweepGraph
 from sweep.store.artifacts import Store
+
+if TYPE_CHECKING:
+    from sweep.report.figures.drawing import Drawing
+    from sweep.report.result import SweepResult
 
 TINY_UNIVERSAL = [
     *("--domains", "clean_digits", "street_digits", "concepts", "--alphas", "0.5", "--num-trials", "5", "--precision", "float32"),
@@ -70,12 +75,20 @@ class EnginesHere:
             on_done(work)
 
 
-def engines_here(monkeypatch: pytest.MonkeyPatch) -> EnginesHere:
-    """Let commands run without Ray."""
+def engines_here(monkeypatch: pytest.MonkeyPatch, draws_all: bool = False) -> EnginesHere:
+    """Let commands run without Ray. draws_all: every figure of a report, which takes seconds, and not only one."""
     here = EnginesHere()
+    if not draws_all:
+        monkeypatch.setattr("sweep.report.page.draw_figures", _draw_one)
     monkeypatch.setattr("sweep.engines.cluster.connected", here.connected)
     monkeypatch.setattr("sweep.engines.scheduler.engine", lambda name: here.run)
     return here
+
+
+def _draw_one(result: SweepResult) -> list[Drawing]:
+    from sweep.report.figures import drawing, trade_off
+
+    return [drawing._drawing("trade_off", trade_off.CAPTION, trade_off.trade_off, result)]
 
 
 def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:

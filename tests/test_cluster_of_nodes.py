@@ -23,9 +23,9 @@ from patience import PATIENCE_S
 from sweep.store.artifacts import Store
 
 SWEEP = [
-    *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--num-steps", "40", "--alphas", "0.5"),
+    *("all_pairs", "--suite", "miniature", "--domains", "clean_digits", "street_digits", "--num-steps", "20", "--alphas", "0.5"),
     *("--targets", "street_digits", "--validation-share", "0.1"),
-    *("--max-train-pictures", "60", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "104", "--test-budget", "104"),
+    *("--max-train-pictures", "40", "--max-test-pictures", "12", "--max-test-labels", "4", "--budget", "104", "--test-budget", "104"),
     *("--precision", "float32", "--search", "optuna", "--lambdas", "0,1.2", "--num-trials", "3"),
 ]
 GUARD = Path(__file__).parent / "driver_without_models.py"
@@ -86,7 +86,7 @@ class Cluster:
         self.workers = [self.add(name) for name in ("one", "two")]
 
     def add(self, name: str) -> Node:
-        return Node(self.directory / name, self.environment, f"--address={self.address}", "--num-cpus=3")
+        return Node(self.directory / name, self.environment, f"--address={self.address}", "--num-cpus=2")
 
     def run(self, *arguments: str) -> subprocess.Popen[str]:
         """`python -m sweep.run` on the head's machine, in a process that can build no model."""

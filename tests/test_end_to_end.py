@@ -26,9 +26,9 @@ from sweep import run as command_line
 from sweep.store.artifacts import Store
 
 TINY = [
-    *("--validation-share", "0.1"),
-    *("--num-steps", "20", "--max-train-pictures", "60", "--max-test-pictures", "20", "--max-test-labels", "8"),
-    *("--budget", "128", "--test-budget", "256", "--precision", "float32", "--threads-per-worker", "1"),
+    *("--validation-share", "0.25"),
+    *("--num-steps", "20", "--max-train-pictures", "40", "--max-test-pictures", "12", "--max-test-labels", "4"),
+    *("--budget", "104", "--test-budget", "104", "--precision", "float32", "--threads-per-worker", "1"),
     *("--search", "grid", "--lambdas", "0,0.4,0.8,1.2"),
 ]
 GUARD = Path(__file__).parent / "driver_without_models.py"

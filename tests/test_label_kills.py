@@ -25,7 +25,7 @@ from sweep import run as command_line
 from sweep.stages.label_files import read_provenance
 from sweep.store.artifacts import Store
 
-TOLERANT = ["--max-corrupt-share", "0.02", "--shard-size", "8", "--budget", "200"]
+TOLERANT = ["--max-corrupt-share", "0.02", "--shard-size", "8", "--budget", "104"]
 NUM_SHARDS = NUM_PICTURES // 8
 GUARD = Path(__file__).parent / "driver_without_models.py"
 
@@ -148,7 +148,7 @@ def test_files_open_in_pandas_polars_and_datasets(labelled):
     assert attributions.shape == (119, 49) and attributions.dtype == np.float32
     total = (with_pandas["value_full"] - with_pandas["value_empty"]).to_numpy()
     np.testing.assert_allclose(attributions.sum(1), total, atol=1e-4)
-    assert (with_pandas["budget"] == 200).all() and (np.stack(with_pandas["standard_error"]) > 0).all()
+    assert (with_pandas["budget"] == 104).all() and (np.stack(with_pandas["standard_error"]) > 0).all()
     frame = polars.read_parquet(str(out / "data" / "*.parquet"))
     assert frame["attributions"].dtype == polars.Array(polars.Float32, 49)
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(out.parent / "cache"))  # by the card's own description

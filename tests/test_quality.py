@@ -26,13 +26,13 @@ TARGETS = DOMAINS[:2]
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("miniature")
-    sources, steps = ["--sources", *DOMAINS, "others"], ["--num-source-steps", "300"]
+    sources, steps = ["--sources", *DOMAINS, "others"], ["--num-steps", "120", "--num-source-steps", "160"]
     chosen = ["--suite", "miniature", "--domains", *DOMAINS, "--targets", *TARGETS]
     chosen += ["--max-train-pictures", "425", "--validation-share", repr(200 / 425)]  # half the suite's training pictures: half the labels
     chosen += ["--test-budget", "224"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
-        engines_here(patch)
+        engines_here(patch, draws_all=True)
         assert command_line.main(["all_pairs", *chosen, "--alphas", "0.2", "--num-trials", "8", *sources, *steps]) == 0
     return directory
 

@@ -293,15 +293,19 @@ def test_terminal_summary_lists_the_best_pairs_and_every_reference(result):
     [
         synthetic_result(["a", "b"], alphas=[0.5], lambdas=[0.8], num_examples=1),
         synthetic_result([f"_{i} $x^{{$ a long name of a domain" for i in range(11)], alphas=[0.5], lambdas=[0.0, 0.8], num_examples=0),
-        synthetic_result(DOMAINS[:3], alphas=[i / 10 for i in range(1, 10)], lambdas=np.linspace(0, 1.2, 13).tolist()),
-        synthetic_result(DOMAINS[:3], alphas=[0.5], lambdas=np.linspace(0, 1.2, 60).tolist(), num_examples=9),
+        synthetic_result(
+            DOMAINS[:3],
+            sources=["cars", "cars+textures+scenes+land_cover", "imagenet"],
+            alphas=[i / 10 for i in range(1, 10)],
+            lambdas=np.linspace(0, 1.2, 13).tolist(),
+            num_examples=2,
+        ),
+        synthetic_result(DOMAINS[:3], sources=["others"], alphas=[0.5], lambdas=np.linspace(0, 1.2, 60).tolist(), num_examples=9),
         synthetic_result(["signs"], sources=["cars"], num_examples=1),
-        synthetic_result(DOMAINS[:3], sources=["others"], num_examples=2),
-        synthetic_result(DOMAINS[:3], sources=["cars", "cars+textures+scenes+land_cover", "imagenet"], num_examples=2),
         synthetic_result([f"t{i}" for i in range(27)], sources=["a", "b"], alphas=[0.5], lambdas=[0.0, 1.0], num_examples=0),
     ],
     ids=[
-        "two domains, one point", "odd names", "the paper's grid", "a free sampler", "one pair", "others to each", "unions", "many targets",
+        "two domains, one point", "odd names", "the paper's grid and unions", "a free sampler and others", "one pair", "many targets",
     ],
 )
 def test_every_shape_of_sweep_is_drawn(result, tmp_path):

@@ -28,7 +28,7 @@ def blocks() -> list[tuple[str, str]]:
 def test_the_tutorial_works_from_the_first_command_to_the_last(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    engines_here(monkeypatch)
+    engines_here(monkeypatch, draws_all=True)
     write_pictures(tmp_path / "my_pictures" / "train", 60, split="train")
     write_pictures(tmp_path / "my_pictures" / "test", 12)
     ran = []
