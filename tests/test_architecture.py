@@ -37,7 +37,7 @@ HOMES = {
     "pyarrow": {
         "core/data/parquet_layout.py", "core/data/parquet_split.py", "sweep/stages/label_files.py", "sweep/stages/brought_labels.py"
     },
-    "sklearn": {"core/miniature/digits.py", "core/shapley/feature_selection.py", "core/shapley/calibration.py"},
+    "sklearn": {"core/shapley/feature_selection.py", "core/shapley/calibration.py"},
     "scipy": {"core/metrics.py", *(m for m in MODULES if m.startswith("core/statistics/"))},
     "onnx": {"sweep/export/onnx_file.py"},
     "onnxruntime": set(),
