@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
+from conftest import GROUPS
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep") for p in (ROOT / package).rglob("*.py"))
@@ -141,3 +143,15 @@ def test_nothing_unpickles_files_of_others():
 def test_files_stay_readable():
     files = [*MODULES, *(p.relative_to(ROOT).as_posix() for d in ("tests", "benchmarks") for p in (ROOT / d).rglob("*.py"))]
     assert {m: n for m in files if (n := len((ROOT / m).read_text().splitlines())) > 350} == {}
+
+
+def test_make_runs_every_group_of_tests():
+    """And each file with a group is there: one that is named wrongly would run with the quick ones."""
+    makefile = (ROOT / "Makefile").read_text()
+    asked = dict(re.findall(r"^(\w+_tests): MARK = (.+)$", makefile, flags=re.MULTILINE))
+    (run,) = re.findall(r"-j3 (.+)$", makefile, flags=re.MULTILINE)
+    assert set(run.split()) == {"lint", "types", *asked}
+    rest = asked.pop("quick_tests")
+    assert set(asked.values()) == set(GROUPS) and set(rest.removeprefix("not ").split(" and not ")) == set(GROUPS)
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(set(grouped)) == len(grouped) and set(grouped) <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
