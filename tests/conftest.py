@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from groups import GROUPS
 
 from core import miniature
 from core.games.attribution_labels import AttributionLabels, Labeller, LabelSettings
@@ -27,23 +28,6 @@ from sweep.record.tracker import Tracker
 
 if TYPE_CHECKING:
     from stage_outputs import WatchedPipeline
-
-# Tests that start Ray: whole sweeps, and what kills, outages and models of several workers do to their parts; then the one that trains for
-# minutes, and what is slow of the others; those that share a sweep together. `make test` runs three groups at a time.
-GROUPS = {
-    "engines": ("test_end_to_end.py", "test_cluster_of_nodes.py"),
-    "losses": ("test_label_kills.py", "test_workers_of_a_model.py", "test_outages.py"),
-    "quality": ("test_quality.py",),
-    "slow": (
-        *("test_label_learning.py", "test_imagenet_path.py"),
-        *("test_atlas.py", "test_recommend.py", "test_transfer_merge.py", "test_universal.py"),  # `two_seeds`
-    ),
-    "sweeps": (
-        *("test_report.py", "test_extending.py", "test_real_pictures.py", "test_own_image_sets.py", "test_tutorial.py"),
-        *("test_compare.py", "test_gc.py", "test_merge_search.py", "test_status.py", "test_why.py", "test_children.py"),  # `two_sweeps`
-    ),
-}
-
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Whoever asks for groups (`-m engines`, `-m "losses or slow"`) need not import the other files: that takes seconds and a gigabyte."""

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import GROUPS
+from groups import GROUPS
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(p.relative_to(ROOT).as_posix() for package in ("core", "sweep") for p in (ROOT / package).rglob("*.py"))
