@@ -29,6 +29,7 @@ from sweep.record.tracker import Tracker
 if TYPE_CHECKING:
     from stage_outputs import WatchedPipeline
 
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Whoever asks for groups (`-m engines`, `-m "losses or slow"`) need not import the other files: that takes seconds and a gigabyte."""
     asked = config.option.markexpr.split(" or ")
