@@ -1,7 +1,7 @@
 """Which test files are run together: `make test` runs three of these groups at a time, and all other files as one more.
 
 Engines and losses start Ray: whole sweeps, and what kills, outages and models of several workers do to their parts. Quality trains for
-minutes. The others are small sweeps in one process and what else is slow; files that share a fixture which is one are together.
+minutes. The others are small sweeps in one process and what else is slow; files that share a fixture of sweeps stand together.
 """
 
 GROUPS = {

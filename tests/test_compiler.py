@@ -12,29 +12,32 @@ from core.compiler import _disable
 
 PROGRAM = """
 import json, sys
-from core.compiler import COMPILER, compiler_deferred
+from core.compiler import COMPILER
 from core.clip_library import open_clip
+from core.finetune import Recipe, finetune
 from core.model import load_base
-from core.finetune import Recipe, make_optimizer
+from core.side_head import fit_side_head
+from core.training_data import PicturesInMemory, TrainingData
 import torch
 
-load_base("miniature")
+base = load_base("miniature")
+torch.set_num_threads(1)
+size = base.preprocessing.image_size
+pixels = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+data = TrainingData(PicturesInMemory(pixels), torch.arange(4) % 2, base.preprocessing, torch.ones(4, base.num_patches))
 
-def step():
-    weights = torch.nn.Parameter(torch.ones(3))
-    optimizer = make_optimizer([weights], Recipe(0.1, batch_size=1, num_steps=1), torch.device("cpu"))
-    optimizer.zero_grad(set_to_none=True)
-    (weights**2).sum().backward()
-    optimizer.step()
-    return weights.tolist(), len(optimizer.state_dict()["state"])
+def losses():
+    classifier = base.classifier(base.head(["cat", "dog"], ["a photo of a {}."]))
+    recipe = Recipe(1e-4, batch_size=2, num_steps=2)
+    return [point.loss for point in finetune(classifier, data, recipe, 0.5)], fit_side_head(classifier, data, recipe)[1]
 
-deferred = compiler_deferred()(step)()
+deferred = losses()
 without = COMPILER in sys.modules
 import timm, torchvision
 asked = sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
 import torch._dynamo.utils
 print(json.dumps([
-    without, deferred == step() == compiler_deferred()(step)(), asked == torch._dynamo.utils.is_compile_supported("cpu"),
+    without, deferred == losses(), asked == torch._dynamo.utils.is_compile_supported("cpu"),
     type(torch._dynamo).__name__, hasattr(timm.models.naflexvit.NaFlexRopeIterator.__next__, "__wrapped__"),
     open_clip() is sys.modules["open_clip"], open_clip().timm_model.timm is timm,
 ]))

@@ -185,6 +185,7 @@ class LostFit:
 
     lives = 0
     begun = 0
+    reason: Exception = RuntimeError("the node was taken back")
     is_together, num_workers = False, 1
 
     def __init__(self, num_workers: int, works: list, store: object, workers: Workers) -> None:
@@ -198,7 +199,7 @@ class LostFit:
 
     @property
     def outcome(self) -> training.Lost:
-        return training.Lost(RuntimeError("the node was taken back"))
+        return training.Lost(self.reason)
 
 
 @pytest.mark.parametrize(("lives", "is_accident"), [(3600, True), (20, False)])
@@ -228,6 +229,8 @@ def test_what_a_lost_fit_had_reserved_is_given_back_before_another_begins(worker
     reserved: list[PlacementGroup] = []
 
     class Fit(LostFit):
+        reason = ray.exceptions.ActorDiedError()
+
         def __init__(self, num_workers: int, works: list, store: Store, workers: Workers) -> None:
             super().__init__(num_workers, works, store, workers)
             if reserved:

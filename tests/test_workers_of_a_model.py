@@ -46,7 +46,7 @@ def test_two_workers_train_one_model_on_ray(tmp_path, monkeypatch):
     compute(store, one)
     losses = [[point["loss"] for point in model.history(store)] for model in (one, two)]
     assert one.key != two.key and len(losses[0]) == 20
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # 20 steps of AdamW spread what float32 sums differ by, 1e-7
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # float32 sums in another order differ by 1e-7, and training spreads it
     assert two.artifact(store).manifest["meta"]["num_pictures"] == 22
     assert store.checkpoint(two.key).load() is None
 

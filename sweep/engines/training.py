@@ -59,15 +59,15 @@ class _Trainings:
         self._progress = Progress("finetune", len(works), "models")
         self._fits: list[_Fit] = []
         self._num_quick_losses = 0
-        self._is_held = False
-        """Whether lost fits may hold a part of this machine."""
+        self._is_controller_lost = False
+        """On this machine, since `_give_back`."""
 
     def run(self) -> None:
-        while self._missing or self._is_held:
+        while self._missing or self._is_controller_lost:
             self._take_off_finished()
             self._collect_fits()
             self._give_back()
-            if not self._is_held:
+            if not self._is_controller_lost:
                 self._start_fits()
             time.sleep(POLL_S)
             interruption.check()
@@ -84,7 +84,8 @@ class _Trainings:
             self._fits.remove(fit)
             outcome = fit.outcome
             if isinstance(outcome, Lost):
-                self._is_held = self._workers.is_one_machine
+                # Where a worker was lost, the controller lived and gave back what it had reserved.
+                self._is_controller_lost |= self._workers.is_one_machine and not isinstance(outcome.reason, WorkerGroupError)
                 self._num_quick_losses += fit.seconds < QUICK_S
                 _log.info("a fit was lost and is begun again: %s", outcome.reason)
                 most = MAX_QUICK_LOSSES * (1 if self._workers.is_one_machine else self._workers.number)
@@ -98,12 +99,12 @@ class _Trainings:
 
         On this machine it is done when no fit runs: then nothing in this Ray, which is this run's alone, has anything reserved.
         """
-        if not self._is_held or self._fits:
+        if not self._is_controller_lost or self._fits:
             return
         for key, reserved in placement_group_table().items():
             if reserved["state"] != "REMOVED":
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(key))))
-        self._is_held = False
+        self._is_controller_lost = False
 
     def _start_fits(self) -> None:
         """As many workers as there is work for that nobody has begun; first for models of several, which are the long ones."""
