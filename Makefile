@@ -2,15 +2,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Containers often set it. Here hundreds of processes would each compile the same modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 # `make run` and `make test` set up a virtual environment with the pinned versions first; see README.md.
 .PHONY: run test lint types clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m sweep.run all_pairs
 
-# Three groups of tests at a time, the longest first; each has a log of its own, which is shown when it is done.
+# All at a time; each group of tests has a log of its own, which is shown when it is done.
 test: $(VENV)/installed
-	@$(MAKE) --no-print-directory -k -j3 lint types quick_tests engine_tests quality_tests loss_tests slow_tests sweep_tests
+	@$(MAKE) --no-print-directory -k -j5 lint types quick_tests engine_tests sweep_tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -18,11 +21,8 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-quick_tests: MARK = not engines and not losses and not quality and not slow and not sweeps
+quick_tests: MARK = not engines and not sweeps
 engine_tests: MARK = engines
-loss_tests: MARK = losses
-quality_tests: MARK = quality
-slow_tests: MARK = slow
 sweep_tests: MARK = sweeps
 
 %_tests: $(VENV)/installed

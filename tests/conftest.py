@@ -8,7 +8,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a network
 os.environ.setdefault("RAY_worker_niceness", "0")  # or the groups that run beside take all the time (`make test`)
 
+import atexit
 import copy
+import gc
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -31,10 +33,22 @@ if TYPE_CHECKING:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Whoever asks for groups (`-m engines`, `-m "losses or slow"`) need not import the other files: that takes seconds and a gigabyte."""
+    """Whoever asks for groups (`-m engines`, `-m "engines or sweeps"`) need not import the other files, which takes seconds."""
     asked = config.option.markexpr.split(" or ")
     names = [name for group in asked for name in GROUPS.get(group, ())] if set(asked) <= set(GROUPS) else []
     return True if names and collection_path.suffix == ".py" and collection_path.name not in names else None
+
+
+def pytest_collection_finish() -> None:
+    """What the test files import stays: to look through it again and again for garbage takes a tenth of the time of small tests."""
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 1000)
+    atexit.register(gc.unfreeze)  # or libraries complain, when Python ends, of what was never given back
+
+
+def pytest_sessionfinish() -> None:
+    """pytest collects garbage five times when it ends."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

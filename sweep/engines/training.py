@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
+from ray.train import BackendConfig, ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -129,8 +128,12 @@ class _Trainings:
         return through_outages(lambda: self._store.is_claimed(work.key))
 
 
-class _Trainer(TorchTrainer):
-    """Without what costs a process each and serves nothing here, and without a handler of Ctrl-C that ends with code 0."""
+class _Trainer(DataParallelTrainer):
+    """Without what costs a process each and serves nothing here, and without a handler of Ctrl-C that ends with code 0.
+
+    What TorchTrainer adds, a process group and torch in the controller, is for workers of one model (`_process_group`). Any other worker
+    sees no GPU but its own.
+    """
 
     unused: frozenset[str] = frozenset({"DatasetsCallback"})
     """Names of callbacks. A manager of data sets: pictures come from the store."""
@@ -139,8 +142,15 @@ class _Trainer(TorchTrainer):
         pass
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # the types are those of the first Ray Train
+        callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in self.unused]
+
+
+def _process_group() -> BackendConfig:
+    """Workers that torch has joined."""
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig()
 
 
 class _Fit:
@@ -190,9 +200,13 @@ def _fit(num_workers: int, works: list[Work], store: Store, workers: Workers) ->
     # Ray Train resumes silently where a run name is used again; resuming is the store's matter here.
     name = f"{works[0].key[:12]}-{time.time_ns():x}"
     scratch = f"ray_train-{name}"
+
+    def train_loop() -> None:  # what it trains is not in its configuration, which Ray Train's controller would import torch to read
+        _train_loop(works, store, workers.threads)
+
     trainer = _Trainer(
-        train_loop_per_worker=_train_loop,
-        train_loop_config={"works": works, "store": store, "threads": workers.threads},
+        train_loop_per_worker=train_loop,
+        backend_config=_process_group() if works[0].num_workers > 1 else None,
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=workers.num_gpus > 0, resources_per_worker=workers.resources()),
         run_config=RunConfig(name=name, storage_path=store.scratch(scratch), failure_config=FailureConfig(max_failures=0)),
     )
@@ -227,10 +241,12 @@ def error_of_training(failures: Mapping[int, Exception]) -> BaseException | None
     return next((cause for cause in causes if len(causes) == 1 or not isinstance(cause, RuntimeError)), None)
 
 
-def _train_loop(config: dict[str, Any]) -> None:
+def _train_loop(works: Sequence[Work], store: Store, num_threads: int) -> None:
     """Train one model after the other until nothing is left that nobody holds; or the one that all workers train together."""
-    store, pending = config["store"], list(config["works"])
-    torch.set_num_threads(config["threads"])
+    import torch
+
+    torch.set_num_threads(num_threads)
+    pending = list(works)
     if pending[0].num_workers > 1:
         outcome = attempt_together(pending[0], store)
         if outcome.error is not None:
