@@ -13,7 +13,7 @@ run: $(VENV)/installed
 
 # All at a time; each group of tests has a log of its own, which is shown when it is done.
 test: $(VENV)/installed
-	@$(MAKE) --no-print-directory -k -j5 lint types quick_tests engine_tests sweep_tests
+	@$(MAKE) --no-print-directory -k -j lint types quick_tests engine_tests sweep_tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

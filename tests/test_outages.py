@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
+import torch
 from patience import PATIENCE_S
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
@@ -30,9 +32,21 @@ class Written:
     size, num_workers, unit = 1.0, 1, "files"
 
     def publish(self, store: Store, wait: bool = True, on_begin=None):
-        return store.get_or_compute(
-            self.key, stage=self.kind, params={}, inputs=[], compute=lambda d: (d / "a").write_text("x") and {}, wait=wait
-        )
+        return store.get_or_compute(self.key, stage=self.kind, params={}, inputs=[], compute=self.compute, wait=wait)
+
+    def compute(self, directory: Path) -> dict[str, Any]:
+        (directory / "a").write_text("x")
+        return {}
+
+
+class Looked(Written):
+    """Looks round in its fit, of which it is the only work: whether torch has joined its worker, and whether a controller has torch."""
+
+    def compute(self, directory: Path) -> dict[str, Any]:
+        beside = psutil.Process().parent().children()
+        controllers = [process for process in beside if "TrainController" in " ".join(process.cmdline())]
+        has_torch = [any("libtorch" in mapped.path for mapped in process.memory_maps()) for process in controllers]
+        return {**super().compute(directory), "is_joined": torch.distributed.is_initialized(), "controllers_have_torch": has_torch}
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +137,9 @@ def test_a_fit_whose_own_files_are_in_that_bucket_is_lost_and_begun_again(server
     begin = Stopping(server, training._Fit, lambda fit: not fit.is_running)
     monkeypatch.setattr(training, "_Fit", begin)
     store, done = Store(f"s3://outages/{tmp_path.name}", str(tmp_path / "cache")), []
-    training.run_trainings([Written()], store, workers, done.append)
+    training.run_trainings([Looked()], store, workers, done.append)
     assert begin.num_calls == 2 and [work.key for work in done] == [KEY] and store.exists(KEY)
+    assert store.open(KEY).manifest["meta"] == {"is_joined": False, "controllers_have_torch": [False]}
 
 
 def test_a_search_whose_own_files_are_in_that_bucket_is_begun_again(server, tmp_path, monkeypatch, workers):

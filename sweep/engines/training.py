@@ -147,7 +147,7 @@ class _Trainer(DataParallelTrainer):
 
 
 def _process_group() -> BackendConfig:
-    """Workers that torch has joined."""
+    """What lets Ray Train join the workers of a fit by torch."""
     from ray.train.torch import TorchConfig
 
     return TorchConfig()
